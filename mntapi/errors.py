@@ -1,0 +1,125 @@
+"""Errors as values with a place: what is wrong, in which file, at which byte, what was expected and what was found.
+
+The class decides the errno that a program behind a mount sees and the exit code of the command line; the fields are for
+people and machines. An error that is none of these is a defect of ours, and is shown to the kernel as EIO, never ENOENT:
+in a recovery tool a bad sector must not look like a missing file.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class MntapiError(Exception):
+    """Base of everything this library raises on purpose.
+
+    Args:
+        what: one line, no full stop, says what is wrong in the words of the field.
+        path: the file (or device, or URL) it is wrong in, if known.
+        offset: absolute byte offset in that file, if known.
+        expected: what should have been there.
+        found: what was there.
+        hint: what the reader can do about it, one line.
+        reason: a short slug for machines (``efs``, ``wof``, ``cid-mismatch`` ...); listings and xattrs carry it.
+    """
+
+    errno: int = errno.EIO
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str | None = None,
+        offset: int | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.path = path
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+        self.reason = reason
+
+    def __str__(self) -> str:
+        details = []
+        if self.offset is not None:
+            details.append(f"at byte {self.offset}")
+        if self.expected is not None:
+            details.append(f"expected {self.expected}")
+        if self.found is not None:
+            details.append(f"found {self.found}")
+        text = f"{self.path}: {self.what}" if self.path else self.what
+        return f"{text} ({', '.join(details)})" if details else text
+
+    def located(self, *, path: str | None = None, base: int = 0) -> MntapiError:
+        """This error, with the file named if it was not, and a relative offset made absolute by ``base`` bytes."""
+        if self.path is None:
+            self.path = path
+            if self.offset is not None:
+                self.offset += base
+        return self
+
+
+class NotFound(MntapiError):
+    """A file, a volume, a parent or a path in the guest that is not there."""
+
+    errno = errno.ENOENT
+
+
+class Corrupt(MntapiError):
+    """Bytes that contradict their format, or a file shorter than its format says."""
+
+    errno = errno.EIO
+
+
+class ReadFailed(MntapiError):
+    """The storage below answered with an error."""
+
+    errno = errno.EIO
+
+
+class Unsupported(MntapiError):
+    """Understood, and not something this version reads. Never answered with zeros instead."""
+
+    errno = errno.EOPNOTSUPP
+
+
+class Busy(MntapiError):
+    """In use by somebody else, or used up."""
+
+    errno = errno.EBUSY
+
+
+class Denied(MntapiError):
+    """The system, or a safety rule of ours, does not permit it."""
+
+    errno = errno.EACCES
+
+
+class Invalid(MntapiError):
+    """The caller asked for something that makes no sense: an offset past the end, a path that is no folder."""
+
+    errno = errno.EINVAL
+
+
+class NotADirectory(Invalid):
+    """A path goes through something that is no folder."""
+
+    errno = errno.ENOTDIR
+
+
+class IsADirectory(Invalid):
+    """A folder where a file was asked for."""
+
+    errno = errno.EISDIR
+
+
+class Failed(MntapiError):
+    """A program or a system call we need did not work."""
+
+    errno = errno.EIO
