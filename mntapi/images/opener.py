@@ -1,0 +1,41 @@
+"""Opening files by path, with the rule about which files a disk may name."""
+
+from __future__ import annotations
+
+import os
+
+from mntapi.blocks import HostFile
+from mntapi.errors import Denied, Invalid
+from mntapi.types import OpenOptions
+
+
+class DirectOpener:
+    """Opens files in this process.
+
+    A file that another file names must, after symbolic links are resolved, lie in or below the folder of the file that names
+    it, unless ``options.allow_outside``: a descriptor that arrives from elsewhere must not make a proxy read its own secrets.
+    """
+
+    def __init__(self, options: OpenOptions | None = None) -> None:
+        self._options = options or OpenOptions()
+
+    def open(self, name: str, *, relative_to: str | None = None) -> HostFile:
+        """See ``mntapi.types.Opener``. The path of the result is absolute with symbolic links resolved."""
+        return HostFile.open(self.resolve(name, relative_to=relative_to))
+
+    def resolve(self, name: str, *, relative_to: str | None = None) -> str:
+        """The path that ``open`` would open. Raises Denied where the rule forbids it, Invalid for a name no path can have."""
+        if "\0" in name or not name:
+            raise Invalid("is not a file name", path=relative_to, found=ascii(name))
+        if relative_to is None:
+            return os.path.realpath(name)
+        folder = os.path.dirname(os.path.realpath(relative_to))
+        path = os.path.realpath(os.path.join(folder, name))
+        if not self._options.allow_outside and os.path.commonpath([folder, path]) != folder:
+            raise Denied(
+                f"names the file {ascii(name)}, which is outside its own folder",
+                path=relative_to,
+                hint="if you trust where this disk came from, repeat with --allow-outside",
+                reason="outside",
+            )
+        return path
