@@ -33,7 +33,7 @@ class DirectOpener:
         path = os.path.realpath(os.path.join(folder, name))
         if not self._options.allow_outside and os.path.commonpath([folder, path]) != folder:
             raise Denied(
-                f"names the file {ascii(name)}, which is outside its own folder",
+                f"names the file {name!a}, which is outside its own folder",
                 path=relative_to,
                 hint="if you trust where this disk came from, repeat with --allow-outside",
                 reason="outside",
