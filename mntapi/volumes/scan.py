@@ -1,0 +1,194 @@
+"""The table of schemes, and the loop that asks them: disks in, volumes out.
+
+A volume is offered to the schemes in the order of the table, and the first that claims it gets it. When all have been offered,
+each scheme that got something is asked for its volumes, and those are offered in turn. Members of one volume may be found at
+different depths (a volume group on a whole disk and on a partition of another), so a scheme is asked again with all it has
+claimed, and an incomplete volume is looked into only when no complete one is left that could bring the missing member.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import cast
+
+from mntapi.errors import MntapiError, Unsupported
+from mntapi.types import Blocks, Image, Scheme, Volume, VolumeState
+from mntapi.volumes.disks import path_of, whole_disks
+
+SCHEMES = (
+    "mntapi.volumes.gpt",
+    "mntapi.volumes.mbr",
+)
+"""Modules, each a ``Scheme``, imported by the first scan. What has a superblock of its own goes before partition tables: a
+mirror with its superblock at the end shows its array's table at the start of each member."""
+
+MAX_ROUNDS = 32
+"""Times the loop goes round, and so the depth of nesting. LVM in LUKS in LVM on MD on a partition takes 6."""
+
+MAX_VOLUMES = 8192
+"""Volumes in a scan, containers and disks included."""
+
+_LOOK_INSIDE = frozenset({VolumeState.OK, VolumeState.DIRTY, VolumeState.INCOMPLETE})
+
+
+def scan(disks: Sequence[Image | Blocks], schemes: Sequence[Scheme] | None = None) -> list[Volume]:
+    """The volumes on a set of disks: those that are not a part of another. A disk without any is a volume itself.
+
+    Args:
+        disks: the disks of one machine, in any order; ``Volume.disk`` is an index into it. They stay the caller's, and the
+            volumes are readable while they are open.
+        schemes: what to look for; ``SCHEMES`` if None.
+
+    Returns:
+        Volumes, disk by disk, at last those that lie on several. Damage is a state with a reason; no bytes on disk raise.
+    """
+    loop = _Scan(disks, load(SCHEMES) if schemes is None else schemes)
+    loop.run()
+    return loop.leaves()
+
+
+def load(modules: Sequence[str]) -> list[Scheme]:
+    """The schemes of these modules, imported on first use."""
+    return [cast(Scheme, import_module(module)) for module in modules]
+
+
+class _Scan:
+    """The state of one scan: every volume by its id, in the order of discovery, and who claimed which."""
+
+    def __init__(self, disks: Sequence[Image | Blocks], schemes: Sequence[Scheme]) -> None:
+        self._schemes = schemes
+        self._paths = [path_of(disk) for disk in disks]
+        self._found = {volume.id: volume for volume in whole_disks(disks)}
+        self._examined: set[str] = set()
+        self._claimed: dict[str, list[Volume]] = {scheme.name: [] for scheme in schemes}
+        self._cut_short: set[str] = set()
+
+    def run(self) -> None:
+        """Go round until nothing is left to look into."""
+        for _ in range(MAX_ROUNDS):
+            ready = self._ready()
+            if not ready:
+                return
+            self._round(ready)
+        for volume in self._ready():
+            self._note(volume, Unsupported(f"is nested too deep to be looked into (at most {MAX_ROUNDS} levels)"))
+
+    def leaves(self) -> list[Volume]:
+        """What was found and is not a member of another, each with a name of its own."""
+        members = {member for volume in self._found.values() for member in volume.members} - self._cut_short
+        return _distinctly_named(sorted((v for v in self._found.values() if v.id not in members), key=_by_disk))
+
+    def _ready(self) -> list[Volume]:
+        waiting = [
+            volume for volume in self._found.values() if volume.id not in self._examined and volume.state in _LOOK_INSIDE
+        ]
+        return [volume for volume in waiting if volume.state is not VolumeState.INCOMPLETE] or waiting
+
+    def _round(self, ready: Sequence[Volume]) -> None:
+        claimed = set()
+        for volume in ready:
+            self._examined.add(volume.id)
+            scheme = self._claimant(volume)
+            if scheme is not None:
+                self._claimed[scheme.name].append(volume)
+                claimed.add(scheme.name)
+        for scheme in self._schemes:
+            if scheme.name in claimed:
+                self._expand(scheme)
+
+    def _claimant(self, volume: Volume) -> Scheme | None:
+        """The first scheme that claims the volume. If none does and one could not tell, the volume says so."""
+        trouble: MntapiError | None = None
+        for scheme in self._schemes:
+            try:
+                if scheme.claims(volume):
+                    return scheme
+            except MntapiError as error:
+                trouble = trouble or error
+        if trouble is not None:
+            self._note(volume, trouble)
+        return None
+
+    def _expand(self, scheme: Scheme) -> None:
+        """Take what a scheme says about all it claimed. If it fails, what it has not got to stays listed, and says why."""
+        claimed = tuple(self._claimed[scheme.name])
+        batch: list[Volume] = []
+        try:
+            for volume in scheme.volumes(claimed):
+                if len(batch) == MAX_VOLUMES:
+                    raise _too_many()
+                batch.append(volume)
+        except MntapiError as error:
+            reached = {member for volume in batch for member in (volume.id, *volume.members)}
+            for volume in claimed:
+                if volume.id not in reached:
+                    self._note(volume, error)
+        self._accept(batch, {volume.id for volume in claimed})
+
+    def _accept(self, batch: Sequence[Volume], claimed: set[str]) -> None:
+        """Add what is new. A volume seen before is brought up to date; a scheme may also say something of its own container."""
+        new = []
+        for volume in batch:
+            if not self._is_known(volume):
+                new.append(volume)
+            elif volume.id in claimed or volume.id not in self._examined:
+                self._found[volume.id] = volume
+        times = Counter(volume.id for volume in new)
+        for volume in new:
+            self._add(volume if times[volume.id] == 1 and volume.id not in self._found else _qualified(volume))
+
+    def _is_known(self, volume: Volume) -> bool:
+        """Whether it is that volume, perhaps with more members by now, and not a clone with the same UUID."""
+        known = self._found.get(volume.id)
+        return known is not None and set(known.members) <= set(volume.members)
+
+    def _add(self, volume: Volume) -> None:
+        if len(self._found) < MAX_VOLUMES or volume.id in self._found:
+            self._found.setdefault(volume.id, volume)
+            return
+        for container in [self._found[member] for member in volume.members if member in self._found]:
+            if container.id not in self._cut_short:
+                self._cut_short.add(container.id)
+                self._note(container, _too_many())
+
+    def _note(self, volume: Volume, error: MntapiError) -> None:
+        """Keep the error with the volume: its state and reason."""
+        path = None if volume.disk is None else self._paths[volume.disk]
+        text = str(error) if error.path or not path else f"{path}: {error}"
+        volume = self._found[volume.id]
+        state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
+        self._found[volume.id] = replace(
+            volume,
+            state=volume.state if volume.state is VolumeState.INCOMPLETE else state,
+            reason="; ".join(part for part in (volume.reason, text) if part),
+        )
+
+
+def _too_many() -> Unsupported:
+    return Unsupported(f"not all volumes in it are listed: at most {MAX_VOLUMES} are", reason="too-many-volumes")
+
+
+def _by_disk(volume: Volume) -> tuple[bool, int]:
+    return (volume.disk is None, volume.disk or 0)
+
+
+def _qualified(volume: Volume) -> Volume:
+    """The volume with an id that says what it lies on: UUIDs are not unique once somebody has copied a disk."""
+    return replace(volume, id="@".join((volume.id, *volume.members[:1])))
+
+
+def _distinctly_named(volumes: Iterable[Volume]) -> list[Volume]:
+    """The volumes, a name that is taken followed by ``~2``, ``~3`` ...: names of logical volumes come from the disk."""
+    taken: set[str] = set()
+    named = []
+    for volume in volumes:
+        name, count = volume.name, 1
+        while name in taken:
+            count += 1
+            name = f"{volume.name}~{count}"
+        taken.add(name)
+        named.append(volume if name == volume.name else replace(volume, name=name))
+    return named
