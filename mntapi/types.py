@@ -143,7 +143,7 @@ class Volume:
     table_label: str | None = None
     """The table's own name for it (GPT partition name)."""
     members: tuple[str, ...] = ()
-    """Ids of the volumes it is made of."""
+    """Ids of the volumes it is made of; those are not listed themselves."""
 
     @property
     def size(self) -> int:
@@ -162,7 +162,11 @@ class Scheme(Protocol):
         """Whether this volume is a container or member of this scheme. An I/O error is raised, not answered with no."""
 
     def volumes(self, claimed: Sequence[Volume]) -> Iterator[Volume]:
-        """The volumes inside all that was claimed so far, each once; what cannot be used is yielded with state and reason."""
+        """The volumes inside all that was claimed so far, each once; what cannot be used is yielded with state and reason.
+
+        A function of ``claimed`` alone: it is called again with more when members arrive at another depth, and a volume that
+        still misses some is INCOMPLETE meanwhile.
+        """
 
 
 class Usage(enum.StrEnum):

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from mntapi.blocks.base import check_range
-from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, NotFound, ReadFailed, Unsupported
+from mntapi.errors import Busy, Corrupt, Denied, Invalid, MntapiError, NotFound, ReadFailed, Unsupported
 from mntapi.types import Extent, ExtentKind
 
 _BLKSSZGET = 0x1268
@@ -130,6 +130,8 @@ def translate(error: OSError, path: str, offset: int | None = None) -> MntapiErr
         return NotFound("no such file", path=path)
     if error.errno in (errno.EACCES, errno.EPERM):
         return Denied("permission denied", path=path, offset=offset)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return Busy("no more files can be opened", path=path, hint="ulimit -n")
     if error.errno == errno.EBADF:
         return Invalid("is closed", path=path, offset=offset)
     return ReadFailed(f"cannot be read: {text}", path=path, offset=offset)

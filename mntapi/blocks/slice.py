@@ -11,13 +11,14 @@ from mntapi.types import Blocks, Extent
 class Slice:
     """``length`` bytes of ``inner`` from ``start`` on. Borrows ``inner``: closing the slice leaves it open.
 
-    A slice of a slice reads the innermost blocks directly, so nesting costs nothing.
+    ``sector_size`` overrides what the inner blocks say. A slice of a slice reads the innermost blocks directly, so nesting
+    costs nothing.
     """
 
-    def __init__(self, inner: Blocks, start: int, length: int) -> None:
+    def __init__(self, inner: Blocks, start: int, length: int, *, sector_size: int | None = None) -> None:
         check_range(inner.size, start, length)
         self.size = length
-        self.sector_size = inner.sector_size
+        self.sector_size = sector_size or inner.sector_size
         self._inner: Blocks = inner._inner if isinstance(inner, Slice) else inner
         self._start: int = inner._start + start if isinstance(inner, Slice) else start
 

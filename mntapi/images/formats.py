@@ -52,8 +52,18 @@ class Format:
 
 
 RAW = Format("raw", "mntapi.images.raw")
+_VMDK_MAGICS = (
+    (0, b"KDMV"),
+    (0, b"# Disk DescriptorFile"),
+    (0, b"# Disk Descriptor File"),
+    (0, b"#Disk DescriptorFile"),
+    (0, b"\xef\xbb\xbf# Disk DescriptorFile"),
+    (0, b"COWD"),  # this and the next two are no disks by themselves, and must not pass as raw ones
+    (0, bytes.fromhex("bebafeca00000000")),
+    (0, bytes.fromhex("a27219f601000000")),
+)
 FORMATS = (
-    Format("vmdk", "mntapi.images.vmdk", ((0, b"KDMV"), (0, b"# Disk DescriptorFile"))),
+    Format("vmdk", "mntapi.images.vmdk", _VMDK_MAGICS),
     RAW,
 )
 """Most specific first; ``raw`` matches nothing and is what is left."""
@@ -110,6 +120,9 @@ class Chain:
                     f"cannot be the parent of {child.path}", path=file.path, expected=" or ".join(formats), found=format_.name
                 )
             return format_.load().open_image(file, Chain(self.opener, self.options, links))
+        except MntapiError as error:
+            file.close()
+            raise error.located(path=file.path) from error.__cause__
         except BaseException:
             file.close()
             raise

@@ -21,7 +21,12 @@ class DirectOpener:
 
     def open(self, name: str, *, relative_to: str | None = None) -> HostFile:
         """See ``mntapi.types.Opener``. The path of the result is absolute with symbolic links resolved."""
-        return HostFile.open(self.resolve(name, relative_to=relative_to))
+        path = self.resolve(name, relative_to=relative_to)
+        file = HostFile.open(path)
+        if _moved(file, path):
+            file.close()
+            raise Denied("changed place while it was being opened", path=path, reason="outside")
+        return file
 
     def resolve(self, name: str, *, relative_to: str | None = None) -> str:
         """The path that ``open`` would open. Raises Denied where the rule forbids it, Invalid for a name no path can have."""
@@ -39,3 +44,11 @@ class DirectOpener:
                 reason="outside",
             )
         return path
+
+
+def _moved(file: HostFile, path: str) -> bool:
+    """Whether what was opened is no longer what the rule was applied to: somebody put a link in its place meanwhile."""
+    try:
+        return os.readlink(f"/proc/self/fd/{file.fileno()}") != path
+    except OSError:
+        return False  # no /proc here: the rule was applied to the name, which is all that can be had

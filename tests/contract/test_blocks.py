@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from contract.blocks_contract import check_blocks, check_closed
 from mntapi.blocks import Cache, Concat, Fault, HostFile, Slice, Zero, read, read_clipped
-from mntapi.errors import Corrupt, Denied, Invalid, NotFound, ReadFailed, Unsupported
+from mntapi.errors import Busy, Corrupt, Denied, Invalid, NotFound, ReadFailed, Unsupported
 from mntapi.types import Extent, ExtentKind
 
 CONTENT = random.Random(7).randbytes(300_000) + bytes(200_000) + random.Random(8).randbytes(12_345)
@@ -78,11 +79,17 @@ def test_what_cannot_be_a_disk(tmp_path: Path) -> None:
         HostFile.open("/dev/null")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_without_permission(tmp_path: Path) -> None:
-    (tmp_path / "secret").touch(mode=0)
-    with pytest.raises(Denied):
-        HostFile.open(str(tmp_path / "secret"))
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EACCES, Denied), (errno.EPERM, Denied), (errno.EMFILE, Busy), (errno.EIO, ReadFailed)]
+)
+def test_what_the_system_answers_to_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(kind) as caught:
+        HostFile.open(str(tmp_path / "disk"))
+    assert caught.value.path == str(tmp_path / "disk")
 
 
 def test_slice(host_file: HostFile) -> None:
