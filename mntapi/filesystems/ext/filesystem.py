@@ -1,0 +1,230 @@
+"""ext2, ext3 and ext4 as a ``FileSystem``."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+
+from mntapi.blocks import Cache, read
+from mntapi.errors import Corrupt, Invalid, IsADirectory, NotFound, Unsupported
+from mntapi.filesystems.ext import xattr
+from mntapi.filesystems.ext.directory import list_inline, list_linear
+from mntapi.filesystems.ext.inode import Flag, Inode, parse_inode
+from mntapi.filesystems.ext.mapping import Mapper
+from mntapi.filesystems.ext.superblock import (
+    SUPERBLOCK_AT,
+    SUPERBLOCK_SIZE,
+    Incompat,
+    ReadOnlyCompat,
+    Superblock,
+    parse_inode_table,
+    parse_superblock,
+)
+from mntapi.filesystems.names import Folders, Listed
+from mntapi.filesystems.runs import Memory, RunBlocks
+from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
+from mntapi.units import SECTOR, align_up
+
+ROOT = 2
+FSCRYPT = "fscrypt"
+"""``Node.reason`` of what is encrypted; the names in such a folder are shown encoded."""
+MAX_SYMLINK = 1 << 16
+"""Bytes of a link's target; the kernel allows one block at most."""
+MAX_XATTR = 1 << 16
+"""Bytes of one attribute's value, the limit of the kernel's interface (``XATTR_SIZE_MAX``)."""
+
+
+def open_filesystem(blocks: Blocks, signature: Signature) -> ExtFileSystem:
+    """Read the superblock and the root folder of the volume ``blocks``.
+
+    Raises:
+        Corrupt, Unsupported, ReadFailed: with the byte on the volume.
+    """
+    if blocks.size < SUPERBLOCK_AT + SUPERBLOCK_SIZE:
+        raise Corrupt("too small for an ext superblock", expected=f"{SUPERBLOCK_AT + SUPERBLOCK_SIZE} bytes", found=blocks.size)
+    return ExtFileSystem(blocks, parse_superblock(read(blocks, SUPERBLOCK_AT, SUPERBLOCK_SIZE)), signature.kind)
+
+
+class ExtFileSystem:
+    """One ext2, ext3 or ext4 file system. Thread-safe; borrows the volume.
+
+    Names are matched byte for byte, in a case-folding folder too.
+    """
+
+    def __init__(self, volume: Blocks, superblock: Superblock, kind: str) -> None:
+        self.kind = kind
+        self._volume = volume
+        self._cache = Cache(volume)
+        self._sb = superblock
+        self._folders = Folders(self._listing, self.node)
+        self.root = self.node(ROOT)
+        if self.root.kind is not FileKind.DIRECTORY:
+            raise Corrupt("the root inode is no folder", offset=self._inode_at(ROOT), found=self.root.kind)
+
+    def node(self, inode: int) -> Node:
+        kind, found = self._used(inode)
+        return Node(
+            inode=inode,
+            kind=kind,
+            size=self._size(found) if kind in (FileKind.FILE, FileKind.DIRECTORY, FileKind.SYMLINK) else 0,
+            mode=stat.S_IMODE(found.mode),
+            uid=found.uid,
+            gid=found.gid,
+            links=found.links,
+            allocated=self._allocated(found),
+            mtime_ns=found.mtime_ns,
+            atime_ns=found.atime_ns,
+            ctime_ns=found.ctime_ns,
+            birthtime_ns=found.birthtime_ns,
+            rdev=found.rdev,
+            reason=FSCRYPT if found.flags & Flag.ENCRYPT else None,
+        )
+
+    def lookup(self, directory: Node, name: str) -> Node:
+        return self._folders.lookup(directory, name)
+
+    def scan(self, directory: Node) -> Iterator[Entry]:
+        return self._folders.scan(directory)
+
+    def open(self, file: Node) -> Blocks:
+        if file.kind is FileKind.DIRECTORY:
+            raise IsADirectory(f"inode {file.inode} is a folder")
+        if file.kind is not FileKind.FILE:
+            raise Invalid(f"inode {file.inode} is a {file.kind}, which has no contents")
+        return self._content(file.inode, self._plain(file.inode))
+
+    def readlink(self, link: Node) -> str:
+        if link.kind is not FileKind.SYMLINK:
+            raise Invalid(f"inode {link.inode} is no symbolic link")
+        inode = self._plain(link.inode)
+        size = self._size(inode)
+        if size > MAX_SYMLINK:
+            raise Corrupt("the target of a symbolic link is too long", offset=self._inode_at(link.inode), found=size)
+        if self._is_fast_link(inode, size):
+            return os.fsdecode(inode.block[:size])
+        return os.fsdecode(read(self._content(link.inode, inode), 0, size))
+
+    def xattrs(self, node: Node) -> Mapping[str, bytes]:
+        inode = self._inode(node.inode)
+        found = dict(xattr.decode(xattr.in_inode(inode.body, self._body_at(node.inode, inode)), inode.body, self._value))
+        if inode.acl_block:
+            at = inode.acl_block * self._sb.block_size
+            raw = self._block(inode.acl_block)
+            found.update(xattr.decode(xattr.in_block(raw, at), raw, self._value))
+        return found
+
+    def capacity(self) -> Capacity:
+        size = self._sb.block_size
+        return Capacity(
+            total=self._sb.blocks * size,
+            free=self._sb.free_blocks * size,
+            block_size=size,
+            inodes=self._sb.inodes,
+            inodes_free=self._sb.free_inodes,
+        )
+
+    def close(self) -> None:
+        self._folders.clear()
+        self._cache.close()
+
+    def _inode_at(self, number: int) -> int:
+        """Byte of an inode on the volume."""
+        if not 1 <= number <= self._sb.inodes:
+            raise NotFound(f"there is no inode {number}", expected=f"1 to {self._sb.inodes}")
+        group, index = divmod(number - 1, self._sb.inodes_per_group)
+        at = self._sb.descriptor_at(group)
+        descriptor = self._metadata(at, self._sb.descriptor_size)
+        table = parse_inode_table(descriptor)
+        if not 0 < table < self._sb.blocks:
+            raise Corrupt(
+                "an inode table outside the file system", offset=at, expected=f"1 to {self._sb.blocks - 1}", found=table
+            )
+        return table * self._sb.block_size + index * self._sb.inode_size
+
+    def _inode(self, number: int) -> Inode:
+        return parse_inode(self._metadata(self._inode_at(number), self._sb.inode_size))
+
+    def _used(self, number: int) -> tuple[FileKind, Inode]:
+        inode = self._inode(number)
+        if inode.kind is None or inode.links == 0:
+            raise Corrupt(f"inode {number} is not in use", offset=self._inode_at(number), found=oct(inode.mode))
+        return inode.kind, inode
+
+    def _plain(self, number: int) -> Inode:
+        _, inode = self._used(number)
+        if inode.flags & Flag.ENCRYPT:
+            raise Unsupported(f"inode {number} is encrypted", hint="the key is not on the disk", reason=FSCRYPT)
+        return inode
+
+    def _metadata(self, at: int, length: int) -> bytes:
+        if at + length > self._volume.size:
+            raise Corrupt("the file system goes past the end of its volume", offset=at, expected=f"at most {self._volume.size}")
+        return read(self._cache, at, length)
+
+    def _block(self, number: int) -> bytes:
+        return self._metadata(number * self._sb.block_size, self._sb.block_size)
+
+    def _size(self, inode: Inode) -> int:
+        """The high half of a folder's size counts only with the feature for it; older systems kept something else there."""
+        wide = inode.kind is FileKind.FILE or self._sb.incompat & Incompat.LARGEDIR
+        size = inode.size | (inode.size_high << 32 if wide else 0)
+        if size >> 63:
+            raise Corrupt("an inode with an impossible size", expected="less than 2^63", found=size)
+        return size
+
+    def _sectors(self, inode: Inode) -> int:
+        huge = self._sb.read_only_compat & ReadOnlyCompat.HUGE_FILE
+        return inode.sectors if huge else inode.sectors & 0xFFFFFFFF
+
+    def _allocated(self, inode: Inode) -> int:
+        """As fs/ext4/inode.c ``ext4_file_getattr``: an inline file counts too, or programs would take it for a hole."""
+        stored = self._sectors(inode) * (self._sb.block_size if inode.flags & Flag.HUGE_FILE else SECTOR)
+        inline = inode.flags & Flag.INLINE_DATA and inode.kind is FileKind.FILE
+        return stored + align_up(inode.size, SECTOR) if inline else stored
+
+    def _is_fast_link(self, inode: Inode, size: int) -> bool:
+        """As fs/ext4/inode.c ``ext4_inode_is_fast_symlink``: no block but one of attributes."""
+        if inode.flags & Flag.INLINE_DATA or size >= len(inode.block):
+            return False
+        return self._sectors(inode) == (self._sb.cluster_size // SECTOR if inode.acl_block else 0)
+
+    def _content(self, number: int, inode: Inode) -> Blocks:
+        size = self._size(inode)
+        if inode.flags & Flag.INLINE_DATA:
+            content = b"".join(self._inline(number, inode))
+            if len(content) < size:
+                raise Corrupt(
+                    "inline data ends before the file", offset=self._inode_at(number), expected=size, found=len(content)
+                )
+            return Memory(content[:size], self._volume.sector_size)
+        mapper = Mapper(self._block, self._sb.block_size, self._sb.blocks)
+        runs = mapper.extents(inode.block, size) if inode.flags & Flag.EXTENTS else mapper.block_map(inode.block, size)
+        return RunBlocks(self._volume, runs, size)
+
+    def _inline(self, number: int, inode: Inode) -> tuple[bytes, bytes]:
+        """The two places of inline data: the 60 bytes of the block map, and an attribute."""
+        for entry in xattr.in_inode(inode.body, self._body_at(number, inode)):
+            if entry.namespace == xattr.SYSTEM_INDEX and entry.name == xattr.INLINE_DATA:
+                return inode.block, inode.body[entry.value_at : entry.value_at + entry.size]
+        return inode.block, b""
+
+    def _body_at(self, number: int, inode: Inode) -> int:
+        return self._inode_at(number) + self._sb.inode_size - len(inode.body)
+
+    def _value(self, number: int, size: int) -> bytes:
+        """An attribute's value that is an inode of its own."""
+        if size > MAX_XATTR:
+            raise Corrupt("the value of an extended attribute is too long", expected=f"at most {MAX_XATTR}", found=size)
+        inode = self._inode(number)
+        if not inode.flags & Flag.EA_INODE or self._size(inode) < size:
+            raise Corrupt(f"inode {number} holds no attribute value of {size} bytes", offset=self._inode_at(number))
+        return read(self._content(number, inode), 0, size)
+
+    def _listing(self, directory: Node) -> Iterator[Listed]:
+        inode = self._inode(directory.inode)
+        encrypted = bool(inode.flags & Flag.ENCRYPT)
+        if inode.flags & Flag.INLINE_DATA:
+            return list_inline(*self._inline(directory.inode, inode), at=self._inode_at(directory.inode), encrypted=encrypted)
+        content = self._content(directory.inode, inode)
+        return list_linear(content, self._sb.block_size, self._volume.size, encrypted=encrypted)

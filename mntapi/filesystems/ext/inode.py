@@ -1,0 +1,117 @@
+"""One inode: what ``stat`` says, its flags, and the 60 bytes that lead to its contents.
+
+Source: Linux Documentation/filesystems/ext4/inodes.rst; fs/ext4/ext4.h ``ext4_decode_extra_time``, ``ext4_isize``;
+include/linux/kdev_t.h for device numbers.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import stat
+import struct
+from dataclasses import dataclass
+
+from mntapi.types import FileKind
+
+BASE_SIZE = 128
+_BASE = struct.Struct("<2H 5I 2H 2I 4x 60s 4x 3I 4H 4x")
+_EXTRA = struct.Struct("<H 2x 5I")
+"""From byte 128 on: how much of it is used, then the high halves of the times."""
+_WORDS = struct.Struct("<2I")
+_KINDS = {
+    stat.S_IFREG: FileKind.FILE,
+    stat.S_IFDIR: FileKind.DIRECTORY,
+    stat.S_IFLNK: FileKind.SYMLINK,
+    stat.S_IFIFO: FileKind.FIFO,
+    stat.S_IFSOCK: FileKind.SOCKET,
+    stat.S_IFCHR: FileKind.CHAR_DEVICE,
+    stat.S_IFBLK: FileKind.BLOCK_DEVICE,
+}
+
+
+class Flag(enum.IntFlag):
+    """``i_flags`` that decide how contents are read."""
+
+    ENCRYPT = 0x800
+    HUGE_FILE = 0x40000
+    EXTENTS = 0x80000
+    EA_INODE = 0x200000
+    INLINE_DATA = 0x10000000
+    CASEFOLD = 0x40000000
+
+
+KNOWN_FLAGS = sum(int(flag) for flag in Flag)
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """An inode. Sizes in bytes, times in nanoseconds since 1970; ``sectors`` counts as ``i_blocks`` does."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    size_high: int
+    links: int
+    sectors: int
+    flags: Flag
+    acl_block: int
+    block: bytes
+    """``i_block``: extent tree root, block map, inline data, link target, or device number."""
+    atime_ns: int
+    ctime_ns: int
+    mtime_ns: int
+    birthtime_ns: int | None
+    body: bytes
+    """What follows the fixed fields: in-inode extended attributes."""
+
+    @property
+    def kind(self) -> FileKind | None:
+        """None where the mode has no known type, as in an inode that was never used."""
+        return _KINDS.get(stat.S_IFMT(self.mode))
+
+    @property
+    def rdev(self) -> int:
+        """The device number, 0 for all that is no device."""
+        if self.kind not in (FileKind.CHAR_DEVICE, FileKind.BLOCK_DEVICE):
+            return 0
+        old, new = _WORDS.unpack_from(self.block)
+        if old:
+            return os.makedev(old >> 8 & 0xFF, old & 0xFF)
+        return os.makedev(new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00)
+
+
+def parse_inode(raw: bytes) -> Inode:
+    """The inode in ``raw``, 128 bytes or as many as the superblock says."""
+    fields = _BASE.unpack(raw[:BASE_SIZE])
+    mode, uid, size, atime, ctime, mtime, _deleted, gid, links, sectors, flags, block, acl, size_high = fields[:14]
+    sectors_high, acl_high, uid_high, gid_high = fields[15:]
+    extra_size = 0
+    ctime_extra = mtime_extra = atime_extra = birth = birth_extra = 0
+    if len(raw) > BASE_SIZE:
+        extra_size, ctime_extra, mtime_extra, atime_extra, birth, birth_extra = _EXTRA.unpack_from(raw, BASE_SIZE)
+        extra_size = min(extra_size, len(raw) - BASE_SIZE)
+    return Inode(
+        mode=mode,
+        uid=uid | uid_high << 16,
+        gid=gid | gid_high << 16,
+        size=size,
+        size_high=size_high,
+        links=links,
+        sectors=sectors | sectors_high << 32,
+        flags=Flag(flags & KNOWN_FLAGS),
+        acl_block=acl | acl_high << 32,
+        block=block,
+        atime_ns=_time_ns(atime, atime_extra if extra_size >= 16 else 0),
+        ctime_ns=_time_ns(ctime, ctime_extra if extra_size >= 8 else 0),
+        mtime_ns=_time_ns(mtime, mtime_extra if extra_size >= 12 else 0),
+        birthtime_ns=_time_ns(birth, birth_extra) if extra_size >= 24 else None,
+        body=raw[BASE_SIZE + extra_size :],
+    )
+
+
+def _time_ns(seconds: int, extra: int) -> int:
+    """Seconds are signed; the low two bits of ``extra`` carry them past 2038, the rest are nanoseconds."""
+    signed = seconds - (1 << 32) if seconds & 1 << 31 else seconds
+    return (signed + ((extra & 3) << 32)) * 1_000_000_000 + (extra >> 2)

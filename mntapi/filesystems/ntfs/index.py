@@ -1,0 +1,104 @@
+"""Folders: the entries of ``$I30``, in the root of the index and in its blocks.
+
+The tree is not walked: every block that the index's bitmap calls used is read in the order on disk, which finds every name once
+even where the tree's links are damaged.
+
+Source: Linux-NTFS project documentation, "$INDEX_ROOT", "$INDEX_ALLOCATION", "$FILE_NAME".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mntapi.errors import Corrupt
+
+ROOT_HEADER = 16
+BLOCK_HEADER = 24
+DOS_NAMESPACE = 2
+"""An 8.3 name beside a long one."""
+_INDEX = struct.Struct("<2I")
+_ENTRY = struct.Struct("<Q3H2x")
+_LAST = 0x2
+_NAME_AT = 66
+_DIRECTORY = 0x10000000
+"""File attribute that only ``$FILE_NAME`` has."""
+
+
+class IndexEntry(NamedTuple):
+    """A name in a folder. ``reference``: record number, and its sequence number in the upper 16 bits."""
+
+    reference: int
+    parent: int
+    is_directory: bool
+    namespace: int
+    name: bytes
+
+
+def utf8(name: bytes) -> bytes:
+    """A UTF-16 name as UTF-8. A surrogate without its partner becomes three bytes of its own, as ntfs-3g writes it."""
+    return name.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
+
+
+def parse_entries(raw: bytes, header: int, at: int) -> Iterator[IndexEntry]:
+    """The names of an index root or block.
+
+    Args:
+        raw: the attribute's value, or the block with its fixups applied.
+        header: where the index header starts in it, ``ROOT_HEADER`` or ``BLOCK_HEADER``.
+        at: byte of ``raw`` in its stream, for errors.
+
+    Raises:
+        Corrupt: an entry lies outside; those before it were yielded.
+    """
+    if header + _INDEX.size > len(raw):
+        raise Corrupt("an index is cut off", offset=at, expected=f"at least {header + _INDEX.size} bytes", found=len(raw))
+    first, length = _INDEX.unpack_from(raw, header)
+    offset, end = header + first, min(header + length, len(raw))
+    while True:
+        if offset + _ENTRY.size > end:
+            raise Corrupt("an index has no last entry", offset=at + offset)
+        reference, size, key_size, flags = _ENTRY.unpack_from(raw, offset)
+        if flags & _LAST:
+            return
+        if size < _ENTRY.size + key_size or size % 8 or offset + size > end:
+            raise Corrupt("an index entry does not fit", offset=at + offset, expected=f"at most {end - offset}", found=size)
+        yield _file_name(raw[offset + _ENTRY.size :][:key_size], reference, at + offset)
+        offset += size
+
+
+def _file_name(key: bytes, reference: int, at: int) -> IndexEntry:
+    if len(key) < _NAME_AT or len(key) < _NAME_AT + 2 * key[64]:
+        raise Corrupt("a file name is cut off", offset=at, found=f"{len(key)} bytes")
+    parent, attributes = struct.unpack_from("<Q48xI", key)
+    return IndexEntry(reference, parent, bool(attributes & _DIRECTORY), key[65], utf8(key[_NAME_AT : _NAME_AT + 2 * key[64]]))
+
+
+def block_size(root: bytes) -> int:
+    """Bytes of an index block, from the value of the index root. Raises Corrupt where that is impossible."""
+    if len(root) < ROOT_HEADER:
+        raise Corrupt("an index root is cut off", expected=f"at least {ROOT_HEADER} bytes", found=len(root))
+    size: int = struct.unpack_from("<I", root, 8)[0]
+    if not 512 <= size <= 1 << 16 or size & (size - 1):
+        raise Corrupt("the size of an index block is impossible", offset=8, expected="512 to 65536", found=size)
+    return size
+
+
+def parse_file_name(value: bytes) -> IndexEntry:
+    """A ``$FILE_NAME`` attribute of a record. Raises Corrupt where it is cut off."""
+    return _file_name(value, 0, 0)
+
+
+def used_blocks(bitmap: bytes, count: int) -> Iterator[int]:
+    """Numbers of the blocks, below ``count``, that the index's bitmap calls used."""
+    for index in range(min(count, 8 * len(bitmap))):
+        if bitmap[index >> 3] >> (index & 7) & 1:
+            yield index
+
+
+def fold_case(name: str) -> str:
+    """A name as Windows compares it: letter by letter in upper case, never changing the number of letters."""
+    if name.isascii():
+        return name.upper()
+    return "".join(upper if len(upper := letter.upper()) == 1 else letter for letter in name)

@@ -1,0 +1,148 @@
+"""File records and index blocks: the fixups that guard each sector, and the attributes of a record.
+
+Source: Linux-NTFS project documentation, "FILE Record", "Attribute Header", "Fixup"; fs/ntfs3/ntfs.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mntapi.errors import Corrupt
+
+FIXUP_STRIDE = 512
+"""Bytes guarded by one fixup, whatever the sector size of the medium."""
+IN_USE = 0x1
+MAX_ATTRIBUTES = 4096
+"""Attributes in one record; the smallest has 16 bytes and the largest record 64 KiB."""
+_GUARD = struct.Struct("<4s2H")
+_RECORD = struct.Struct("<16x4H2I Q")
+_ATTRIBUTE = struct.Struct("<2I2B3H")
+_RESIDENT = struct.Struct("<IH")
+_NONRESIDENT = struct.Struct("<2QHB5x3Q")
+
+
+def apply_fixups(raw: bytes, magic: bytes, at: int) -> bytes:
+    """The record as it was before it was written, each sector's last two bytes put back.
+
+    Args:
+        raw: the whole record.
+        magic: ``FILE`` or ``INDX``.
+        at: its byte on the volume (or in its stream), for errors.
+
+    Raises:
+        Corrupt: another magic, or a sector of an older or newer write ("torn").
+    """
+    found, offset, count = _GUARD.unpack_from(raw)
+    if found != magic:
+        raise Corrupt("no such record here", offset=at, expected=magic, found=found)
+    if count - 1 != len(raw) // FIXUP_STRIDE or offset < 8 or offset + 2 * count > FIXUP_STRIDE - 2:
+        raise Corrupt(
+            "the fixups of a record are impossible", offset=at + 4, expected=len(raw) // FIXUP_STRIDE, found=count - 1
+        )
+    result = bytearray(raw)
+    number = raw[offset : offset + 2]
+    for index in range(1, count):
+        end = index * FIXUP_STRIDE
+        if raw[end - 2 : end] != number:
+            raise Corrupt(
+                "a record was not written whole", offset=at + end - 2, expected=number.hex(), found=raw[end - 2 : end].hex()
+            )
+        result[end - 2 : end] = raw[offset + 2 * index : offset + 2 * index + 2]
+    return bytes(result)
+
+
+class Nonresident(NamedTuple):
+    """A piece of a stream that lies in clusters; the sizes (bytes) hold in the first piece only."""
+
+    lowest_vcn: int
+    highest_vcn: int
+    compression_unit: int
+    """Exponent: clusters compressed together."""
+    allocated: int
+    size: int
+    initialised: int
+    stored: int
+    """Bytes that take space, where sparse or compressed."""
+    pairs: bytes
+    """The mapping pairs: runs, packed."""
+
+
+class Attribute(NamedTuple):
+    """One attribute of a record: resident (``value``) or in clusters (``runs``)."""
+
+    type: int
+    name: str
+    flags: int
+    id: int
+    value: bytes
+    runs: Nonresident | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A file record. ``base`` is the record this one continues (0: none)."""
+
+    sequence: int
+    links: int
+    flags: int
+    base: int
+    attributes: tuple[Attribute, ...]
+
+
+def parse_record(raw: bytes, at: int) -> Record:
+    """The file record in ``raw``, fixups already applied.
+
+    Raises:
+        Corrupt: an attribute lies outside the record.
+    """
+    sequence, links, first, flags, used, _allocated, base = _RECORD.unpack_from(raw)
+    attributes = tuple(_attributes(raw[: min(used, len(raw))], first, at))
+    return Record(sequence, links, flags, base, attributes)
+
+
+def _attributes(raw: bytes, offset: int, at: int) -> Iterator[Attribute]:
+    for _ in range(MAX_ATTRIBUTES):
+        if offset + 4 > len(raw):
+            raise Corrupt("the attributes of a record have no end", offset=at + offset)
+        if raw[offset : offset + 4] == b"\xff\xff\xff\xff":
+            return
+        if offset + _ATTRIBUTE.size > len(raw):
+            raise Corrupt("an attribute is cut off", offset=at + offset)
+        length = _ATTRIBUTE.unpack_from(raw, offset)[1]
+        if length < _ATTRIBUTE.size + _RESIDENT.size or length % 8 or offset + length > len(raw):
+            raise Corrupt(
+                "an attribute lies outside its record",
+                offset=at + offset,
+                expected=f"at most {len(raw) - offset}",
+                found=length,
+            )
+        yield _attribute(raw[offset : offset + length], at + offset)
+        offset += length
+
+
+def _attribute(raw: bytes, at: int) -> Attribute:
+    kind, _, nonresident, name_length, name_at, flags, identifier = _ATTRIBUTE.unpack_from(raw)
+    if name_at + 2 * name_length > len(raw):
+        raise Corrupt("the name of an attribute is cut off", offset=at)
+    name = raw[name_at : name_at + 2 * name_length].decode("utf-16-le", "surrogatepass") if name_length else ""
+    if not nonresident:
+        size, value_at = _RESIDENT.unpack_from(raw, 16)
+        if value_at + size > len(raw):
+            raise Corrupt("a resident attribute is cut off", offset=at, expected=f"at most {len(raw) - value_at}", found=size)
+        return Attribute(kind, name, flags, identifier, raw[value_at : value_at + size], None)
+    return Attribute(kind, name, flags, identifier, b"", _nonresident(raw, at))
+
+
+def _nonresident(raw: bytes, at: int) -> Nonresident:
+    if len(raw) < 16 + _NONRESIDENT.size:
+        raise Corrupt("an attribute in clusters is cut off", offset=at)
+    lowest, highest, pairs_at, unit, allocated, size, initialised = _NONRESIDENT.unpack_from(raw, 16)
+    stored = struct.unpack_from("<Q", raw, 64)[0] if unit and len(raw) >= 72 else allocated
+    if pairs_at > len(raw) or size >> 63 or (initialised > size and lowest == 0):
+        raise Corrupt(
+            "an attribute in clusters with impossible sizes", offset=at, expected=f"at most {size}", found=initialised
+        )
+    return Nonresident(lowest, highest, unit, allocated, size, initialised, stored, raw[pairs_at:])
