@@ -1,0 +1,128 @@
+"""The worker: one process a disk set. It parses hostile bytes and serves what it finds, with no right to do anything else.
+
+Started as ``python -m mntapi_fuse.worker FD``, FD being a socket to the command that wants the mount. The conversation:
+
+    command  open    the disks and options
+    worker   file    ... asks for each file of the chains; the command opens it and sends the descriptor
+    worker   opened  what was found, or error
+    command  serve   layout, volume, backend, with the mounted /dev/fuse descriptor
+    worker   ready   the kernel's INIT has been answered
+    ... the command may go away now; the worker ends when its mount does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pkgutil
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+import mntapi.filesystems
+import mntapi.images
+import mntapi.volumes
+from mntapi.errors import MntapiError, NotFound
+from mntapi.kernel.sandbox import confine
+from mntapi.session.broker import BrokeredOpener
+from mntapi.session.channel import Channel, ChannelClosed, Message, pack_error
+from mntapi.session.diskset import DiskSet, open_disks
+from mntapi.session.tree import VolumeTree
+from mntapi.types import DiskSpec, OpenOptions, Volume
+from mntapi.units import MIB
+from mntapi_fuse.blockfs import BlockFs
+from mntapi_fuse.operations import Operations
+from mntapi_fuse.treefs import TreeFs
+
+MEMORY_LIMIT = 1024 * MIB
+"""Bytes of data the worker may allocate; it needs a few tens of MiB, so more means an image that lies about its sizes."""
+_ENCODINGS = ("ascii", "cp1252", "gbk", "big5", "shift_jis", "euc_kr", "latin_1", "utf_8", "utf_16_le", "utf_16_be", "idna")
+_NEVER_NEEDED = ("mntapi.images.checking",)
+"""What only other commands use."""
+_THREAD_STACK = MIB
+"""Bytes of a thread's stack; they count towards the limit."""
+
+
+def main() -> int:
+    """Talk to the command on the descriptor in ``argv``, then serve until unmounted; returns the exit code."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        request, _ = channel.receive()
+        _preload(request)
+        threading.stack_size(_THREAD_STACK)
+        confined = confine(memory_limit=MEMORY_LIMIT)
+        return _work(channel, request, asdict(confined))
+    except ChannelClosed:
+        return 1  # the command went away before the mount was ready; it undoes what it made
+
+
+def _work(channel: Channel, request: Message, confined: Message) -> int:
+    options = OpenOptions(**request["options"])
+    try:
+        disk_set = open_disks(*(DiskSpec(**spec) for spec in request["disks"]), options=options, opener=BrokeredOpener(channel))
+    except MntapiError as error:
+        channel.send(pack_error(error))
+        return 1
+    with disk_set:
+        channel.send({"op": "opened", "volumes": [_describe(disk_set, one) for one in disk_set.volumes], "confined": confined})
+        order, fds = channel.receive()
+        try:
+            operations = _operations(disk_set, order)
+        except MntapiError as error:
+            channel.send(pack_error(error))
+            return 1
+        _serve(order["backend"], fds[0], operations, lambda: _ready(channel))
+    return 0
+
+
+def _ready(channel: Channel) -> None:
+    channel.send({"op": "ready", "pid": os.getpid()})
+    channel.close()
+
+
+def _preload(request: Message) -> None:
+    """Import all that could be imported later: from ``confine`` on there is no opening of files."""
+    for package in (mntapi.filesystems, mntapi.images, mntapi.volumes):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if not module.name.startswith(_NEVER_NEEDED):
+                import_module(module.name)
+    for encoding in _ENCODINGS:
+        "".encode(encoding)
+    import_module("mntapi_fuse.fusepy_backend" if request["backend"] == "fusepy" else "mntapi_fuse.server")
+
+
+def _describe(disk_set: DiskSet, volume: Volume) -> dict[str, Any]:
+    content = disk_set.content(volume)
+    return {
+        "name": volume.name,
+        "id": volume.id,
+        "size": volume.size,
+        "sector_size": volume.blocks.sector_size,
+        "filesystem": content.signature.kind if content.signature else None,
+        "state": content.state.value,
+        "reason": content.reason,
+    }
+
+
+def _operations(disk_set: DiskSet, order: Message) -> Operations:
+    wanted = [disk_set.volume(order["volume"])] if order["volume"] else list(disk_set.volumes)
+    if order["layout"] == "blocks":
+        disks = {f"disk{index}": disk.blocks for index, disk in enumerate(disk_set.disks)}
+        return BlockFs({"disks": disks, "volumes": {volume.name: volume.blocks for volume in wanted}})
+    if not wanted:
+        raise NotFound("there is no volume to mount")
+    return TreeFs(disk_set.filesystem(wanted[0]) if order["volume"] else VolumeTree(disk_set))
+
+
+def _serve(backend: str, fd: int, operations: Operations, on_ready: Callable[[], None]) -> None:
+    serve = import_module("mntapi_fuse.fusepy_backend" if backend == "fusepy" else "mntapi_fuse.server").serve
+    serve(fd, operations, on_ready=on_ready)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
