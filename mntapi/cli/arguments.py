@@ -1,0 +1,58 @@
+"""What the verbs take in common: a SET of disks and how to treat them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import click
+
+from mntapi.session.diskset import DiskSet, open_disks
+from mntapi.types import DiskSpec, OpenOptions
+
+
+@dataclass(frozen=True, slots=True)
+class SetArguments:
+    """A SET as the user gave it."""
+
+    specs: tuple[DiskSpec, ...]
+    options: OpenOptions
+
+    def open(self) -> DiskSet:
+        """Open it in this process. Raises what ``open_disks`` raises."""
+        return open_disks(*self.specs, options=self.options)
+
+
+def takes_set(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb the SET argument and its options; it receives one ``SetArguments`` as ``disks``."""
+
+    @click.argument("set_path", metavar="SET", type=click.Path())
+    @click.option(
+        "-d", "--disk", "more", metavar="DISK", multiple=True, type=click.Path(), help="Another disk of this machine."
+    )
+    @click.option("--format", "format_", metavar="NAME", help="Take the disks for this format (raw, vmdk) instead of looking.")
+    @click.option("--sector-size", type=click.Choice(["512", "4096"]), help="Logical sector size in bytes of raw disks.")
+    @click.option("--allow-outside", is_flag=True, help="Follow names in a disk that lead out of its folder.")
+    @click.option("--ignore-cid", is_flag=True, help="Accept a parent that was changed after its child was made.")
+    @wraps(function)
+    def with_set(
+        *args: Any,
+        set_path: str,
+        more: tuple[str, ...],
+        format_: str | None,
+        sector_size: str | None,
+        allow_outside: bool,
+        ignore_cid: bool,
+        **kwargs: Any,
+    ) -> Any:
+        size = int(sector_size) if sector_size else None
+        specs = tuple(DiskSpec(path, format=format_, sector_size=size) for path in (set_path, *more))
+        options = OpenOptions(allow_outside=allow_outside, ignore_cid=ignore_cid)
+        return function(*args, disks=SetArguments(specs, options), **kwargs)
+
+    return with_set
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")

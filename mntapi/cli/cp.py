@@ -1,0 +1,81 @@
+"""``mntapi cp SET PATH... DEST``: files and folders out of a guest onto the host."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from mntapi.cli.arguments import SetArguments, json_option, takes_set
+from mntapi.cli.main import OK, PARTIAL, report
+from mntapi.cli.output import complain, emit_json
+from mntapi.cli.progress import progress_bar
+from mntapi.errors import MntapiError, NotFound
+from mntapi.restore.copy import Copier, CopyOptions
+from mntapi.session.paths import parts_of, resolve
+from mntapi.session.tree import VolumeTree
+from mntapi.units import format_size
+
+
+@click.command("cp", short_help="Copy files and folders out.")
+@takes_set
+@click.argument("paths", metavar="PATH... DEST", nargs=-1, required=True)
+@click.option("-r", "-R", "recursive", is_flag=True, help="Copy folders with everything in them.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are at the destination already.")
+@click.option("--owner", is_flag=True, help="Restore user, group and set-ID bits too (root).")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@json_option
+def command(
+    disks: SetArguments, paths: tuple[str, ...], recursive: bool, overwrite: bool, owner: bool, quiet: bool, as_json: bool
+) -> int:
+    """Copy each PATH of SET to the folder DEST, or one PATH to the new name DEST.
+
+    Data, times, permissions and holes are kept. A file with unreadable parts is saved as
+    NAME.damaged, the copy goes on, and the exit code is 3.
+    """
+    if len(paths) < 2:
+        raise click.UsageError("cp needs at least one PATH and a DEST")
+    *sources, destination = paths
+    with disks.open() as disk_set, progress_bar(quiet) as progress:
+        tree = VolumeTree(disk_set)
+        copier = Copier(tree, CopyOptions(recursive=recursive, overwrite=overwrite, owner=owner), progress)
+        missing = 0
+        for source in sources:
+            folder, name = _target(source, destination, alone=len(sources) == 1)
+            try:
+                copier.copy(source, resolve(tree, source), folder, name)
+            except MntapiError as error:
+                if len(sources) == 1:
+                    raise
+                missing += 1
+                report(error)
+    return _summary(copier, missing, as_json)
+
+
+def _target(source: str, destination: str, *, alone: bool) -> tuple[str, str]:
+    """Folder and name on the host, as cp(1) chooses them."""
+    name = (parts_of(source) or [""])[-1]
+    if os.path.isdir(destination):
+        whole = not name and alone  # "/" into a folder: the volumes go straight into it
+        return os.path.split(os.path.abspath(destination)) if whole else (destination, name)
+    parent, new_name = os.path.split(os.path.abspath(destination))
+    if not alone:
+        raise NotFound("is not a folder", path=destination, hint="several files need a DEST that exists")
+    if not os.path.isdir(parent):
+        raise NotFound("no such folder", path=parent)
+    return parent, new_name
+
+
+def _summary(copier: Copier, missing: int, as_json: bool) -> int:
+    done = copier.report
+    for failure in done.failures:
+        complain(f"error: {failure.path}: {failure.error}")
+        if failure.error.hint:
+            complain(f"hint: {failure.error.hint}")
+    if as_json:
+        failures = [{"path": one.path, "error": str(one.error), "reason": one.error.reason} for one in done.failures]
+        emit_json({"files": done.files, "folders": done.folders, "bytes": done.bytes, "failures": failures})
+    elif sys.stderr.isatty():
+        complain(f"{done.files} files, {done.folders} folders, {format_size(done.bytes)}, {len(done.failures)} failed")
+    return PARTIAL if done.failures or missing else OK

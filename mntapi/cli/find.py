@@ -1,0 +1,112 @@
+"""``mntapi find SET [PATH]``: every file below a folder that fits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+import click
+
+from mntapi.cli.arguments import SetArguments, json_option, takes_set
+from mntapi.cli.listing import as_object
+from mntapi.cli.main import OK, PARTIAL
+from mntapi.cli.output import emit, emit_json, shown
+from mntapi.cli.walk import Walker
+from mntapi.session.paths import parts_of, resolve
+from mntapi.session.tree import VolumeTree
+from mntapi.types import Entry, FileKind, FileSystem
+from mntapi.units import parse_size
+
+_TYPES = {
+    "f": FileKind.FILE,
+    "d": FileKind.DIRECTORY,
+    "l": FileKind.SYMLINK,
+    "p": FileKind.FIFO,
+    "s": FileKind.SOCKET,
+    "c": FileKind.CHAR_DEVICE,
+    "b": FileKind.BLOCK_DEVICE,
+}
+Test = Callable[[Entry], bool]
+
+
+class _Size(click.ParamType[Test]):
+    """``+10M`` more than, ``-4k`` less than, ``512`` exactly."""
+
+    name = "size"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Test:
+        try:
+            bound = parse_size(value.lstrip("+-"))
+        except ValueError:
+            self.fail(f"{value!r} is not a size such as +10M, -4k or 512", param, ctx)
+        if value.startswith("+"):
+            return lambda entry: entry.node.size > bound
+        if value.startswith("-"):
+            return lambda entry: entry.node.size < bound
+        return lambda entry: entry.node.size == bound
+
+
+class _Newer(click.ParamType[Test]):
+    """A date, a time, or a file of this host whose time is meant."""
+
+    name = "time"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Test:
+        try:
+            moment = datetime.fromisoformat(value)
+            bound = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000_000)
+        except ValueError:
+            if not os.path.exists(value):
+                self.fail(f"{value!r} is neither a time such as 2026-11-01T02:00 (UTC) nor a file here", param, ctx)
+            bound = os.stat(value).st_mtime_ns
+        return lambda entry: entry.node.mtime_ns > bound
+
+
+@click.command("find", short_help="Search by name, type, size and time.")
+@takes_set
+@click.argument("path", default="/")
+@click.option("--name", "names", metavar="GLOB", multiple=True, help="The name matches this pattern; any of several.")
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice(list(_TYPES)), help="File, directory, link, pipe, socket, device."
+)
+@click.option("--size", "sizes", metavar="[+-]SIZE", multiple=True, type=_Size(), help="Larger (+), smaller (-) or exact size.")
+@click.option(
+    "--newer", metavar="TIME|FILE", type=_Newer(), help="Changed after this time (UTC), or after this file of the host."
+)
+@json_option
+def command(
+    disks: SetArguments,
+    path: str,
+    names: tuple[str, ...],
+    types: tuple[str, ...],
+    sizes: tuple[Test, ...],
+    newer: Test | None,
+    as_json: bool,
+) -> int:
+    """Print the path of every file below PATH that passes all tests."""
+    tests: list[Test] = [*sizes, *([newer] if newer else [])]
+    if names:
+        tests.append(lambda entry: any(fnmatchcase(entry.name, pattern) for pattern in names))
+    if types:
+        kinds = {_TYPES[letter] for letter in types}
+        tests.append(lambda entry: entry.node.kind in kinds)
+    with disks.open() as disk_set:
+        tree = VolumeTree(disk_set)
+        walker = Walker(tree)
+        found = (hit for hit in _candidates(tree, walker, path) if all(test(hit[1]) for test in tests))
+        if as_json:
+            emit_json([as_object(tree, place, entry.name, entry.node) for place, entry in found])
+        else:
+            for place, _ in found:
+                emit(shown(place))
+    return PARTIAL if walker.failed else OK
+
+
+def _candidates(tree: FileSystem, walker: Walker, path: str) -> Iterator[tuple[str, Entry]]:
+    """Everything below a folder; a PATH that is no folder is the only candidate."""
+    node = resolve(tree, path, follow_last=True)
+    names = parts_of(path)
+    top = "/" + "/".join(names)
+    return walker.below(top, node) if node.kind is FileKind.DIRECTORY else iter([(top, Entry(names[-1], node))])

@@ -1,0 +1,137 @@
+"""The command ``mntapi``: the table of verbs, the exit codes, and the one place where errors become text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from mntapi import errors
+from mntapi.cli.output import complain
+
+VERBS = {
+    "info": "mntapi.cli.info",
+    "ls": "mntapi.cli.ls",
+    "cat": "mntapi.cli.cat",
+    "cp": "mntapi.cli.cp",
+    "find": "mntapi.cli.find",
+    "mount": "mntapi.cli.mount",
+    "umount": "mntapi.cli.umount",
+    "ps": "mntapi.cli.ps",
+    "clean": "mntapi.cli.clean",
+    "doctor": "mntapi.cli.doctor",
+}
+"""Verb -> module, imported on use so that each starts as fast as it can."""
+
+OK, FAILED, USAGE, PARTIAL, NOT_FOUND, BUSY, DENIED, UNSUPPORTED, CORRUPT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 8, 130
+EXIT_CODES = (
+    (OK, "fine"),
+    (FAILED, "failed: the system or a program we need did not work"),
+    (USAGE, "usage: the command line makes no sense"),
+    (PARTIAL, "some files failed; each is named on standard error"),
+    (NOT_FOUND, "not found: a disk, parent, volume, path or mount"),
+    (BUSY, "in use, or used up"),
+    (DENIED, "permission denied, by the system or by a safety rule"),
+    (UNSUPPORTED, "understood, and not read by this version"),
+    (CORRUPT, "damaged: bytes that contradict their format, or cannot be read"),
+    (INTERRUPTED, "interrupted (Ctrl-C); what was begun has been undone"),
+)
+_EXIT_BY_ERROR = (
+    (errors.NotFound, NOT_FOUND),
+    (errors.Busy, BUSY),
+    (errors.Denied, DENIED),
+    (errors.Unsupported, UNSUPPORTED),
+    (errors.Corrupt, CORRUPT),
+    (errors.ReadFailed, CORRUPT),
+    (errors.Invalid, USAGE),
+)
+
+
+class _Verbs(click.Group):
+    """A group whose verbs are imported when called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(VERBS[cmd_name]).command
+        return command
+
+
+def _epilog() -> str:
+    return "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in EXIT_CODES)
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"mntapi {version('mntapi')}")
+        ctx.exit()
+
+
+@click.group(cls=_Verbs, epilog=_epilog(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Open the virtual disks of a machine, find their volumes, read files out of them, mount them.
+
+    SET is a disk; more disks of the same machine follow as -d DISK. Disks are only ever read.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        result = cli.main(args=None if arguments is None else list(arguments), prog_name="mntapi", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        complain("error: interrupted")
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _usage(error)
+    except errors.MntapiError as error:
+        return report(error)
+    except BrokenPipeError:
+        return _pipe_closed()
+    except Exception as error:  # noqa: BLE001 (boundary: a defect of ours must still be one line)
+        return _defect(error)
+    return result if isinstance(result, int) else OK
+
+
+def report(error: errors.MntapiError) -> int:
+    """Print an error and its hint; returns the exit code it stands for."""
+    complain(f"error: {error}")
+    if error.hint:
+        complain(f"hint: {error.hint}")
+    return next((code for kind, code in _EXIT_BY_ERROR if isinstance(error, kind)), FAILED)
+
+
+def _usage(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.ctx.get_help(), err=True)
+        return USAGE
+    complain(f"error: {error.format_message()}")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    complain(f"hint: {context.command_path if context else 'mntapi'} --help")
+    return USAGE
+
+
+def _pipe_closed() -> int:
+    """The reader of our output went away, as ``head`` does; nothing more can be said there, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _defect(error: Exception) -> int:
+    if os.environ.get("MNTAPI_DEBUG"):
+        raise error
+    complain(f"error: unexpected {type(error).__name__}: {error}")
+    complain("hint: this is a defect of mntapi; repeat with MNTAPI_DEBUG=1 for its place, and please report it")
+    return FAILED

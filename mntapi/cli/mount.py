@@ -1,0 +1,80 @@
+"""``mntapi mount SET DIR``: the volumes as folders, or the disks as files, until ``mntapi umount DIR``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import click
+
+from mntapi.cli.arguments import SetArguments, json_option, takes_set
+from mntapi.cli.output import complain, emit_json
+from mntapi.session.mounts import Mounted, MountRequest, mount
+from mntapi.session.teardown import unmount_if_there
+
+WORKER = (sys.executable, "-m", "mntapi_fuse.worker")
+"""The program that serves a mount."""
+
+
+@click.command("mount", short_help="Mount on a folder, or present block files.")
+@takes_set
+@click.argument("directory", metavar="DIR", type=click.Path())
+@click.option(
+    "--layout", type=click.Choice(["volumes", "blocks"]), default="volumes", help="Files, or disks and volumes as files."
+)
+@click.option("--via", type=click.Choice(["user", "kernel"]), default="user", help="Who reads the file systems.")
+@click.option("--volume", metavar="NAME", help="Only this volume; its files lie directly in DIR.")
+@click.option("--foreground", is_flag=True, help="Stay until Ctrl-C or umount.")
+@click.option("--allow-other", is_flag=True, help="Let other users in, by the permissions the guest's files have.")
+@click.option("--fuse-backend", type=click.Choice(["kernel", "fusepy"]), default="kernel", help="Who speaks FUSE.")
+@json_option
+def command(
+    disks: SetArguments,
+    directory: str,
+    layout: str,
+    via: str,
+    volume: str | None,
+    foreground: bool,
+    allow_other: bool,
+    fuse_backend: str,
+    as_json: bool,
+) -> None:
+    """Mount SET on the empty folder DIR, read-only; returns when it is ready.
+
+    By default every volume is a folder of DIR: DIR/disk0p1/etc/passwd. With --layout blocks, DIR/disks/disk0 and
+    DIR/volumes/disk0p1 are read-only files for losetup, fsck, qemu-img and others.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    request = MountRequest(
+        specs=disks.specs,
+        mountpoint=directory,
+        worker=WORKER,
+        options=disks.options,
+        layout=layout,
+        via=via,
+        volume=volume,
+        allow_other=allow_other,
+        backend=fuse_backend,
+    )
+    mounted = mount(request)
+    for note in mounted.notes:
+        complain(f"note: {note}")
+    if as_json:
+        emit_json({"id": mounted.record.id, "mountpoint": mounted.record.mountpoint, "pid": mounted.worker.id.pid})
+        sys.stdout.flush()
+    if foreground:
+        _stay(mounted)
+
+
+def _stay(mounted: Mounted) -> None:
+    """Wait for the mount to end; a Ctrl-C ends it."""
+    if sys.stderr.isatty():
+        complain(f"mounted on {os.path.relpath(mounted.record.mountpoint)}; Ctrl-C ends it")
+    try:
+        mounted.worker.wait()
+    except KeyboardInterrupt:
+        unmount_if_there(mounted.record.id)
+        return
+    unmount_if_there(mounted.record.id)

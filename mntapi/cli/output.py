@@ -1,0 +1,97 @@
+"""Printing what a guest says without believing it.
+
+On a terminal, control characters of names and labels are shown escaped, so that no file name can move the cursor, set a title
+or hide a line. Into a pipe or a file, names go as the bytes they are, for programs to work with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TextIO
+
+from mntapi.types import FileKind, Node
+
+_KIND_BITS = {
+    FileKind.FILE: stat.S_IFREG,
+    FileKind.DIRECTORY: stat.S_IFDIR,
+    FileKind.SYMLINK: stat.S_IFLNK,
+    FileKind.FIFO: stat.S_IFIFO,
+    FileKind.SOCKET: stat.S_IFSOCK,
+    FileKind.CHAR_DEVICE: stat.S_IFCHR,
+    FileKind.BLOCK_DEVICE: stat.S_IFBLK,
+}
+_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories that move, hide or reorder what a terminal shows."""
+
+
+def escape(text: str) -> str:
+    """``text`` with all that is not plainly visible escaped: ``\\n``, ``\\x1b``, ``\\u202e``; bytes that are no UTF-8 too."""
+    return text if text.isascii() and text.isprintable() and "\\" not in text else "".join(map(_escape_one, text))
+
+
+def _escape_one(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if unicodedata.category(char) not in _UNSAFE:
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shown(text: str, stream: TextIO | None = None) -> str:
+    """``text`` for ``stream`` (standard output): escaped on a terminal, as it is elsewhere."""
+    return escape(text) if (stream or sys.stdout).isatty() else text
+
+
+def emit(text: str = "") -> None:
+    """One line to standard output; names go out as the bytes they came in."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+
+
+def emit_json(value: object) -> None:
+    """A JSON document to standard output, pure ASCII; bytes that are no UTF-8 are lone surrogates (``\\udcff``)."""
+    emit(json.dumps(value, indent=2))
+
+
+def complain(text: str) -> None:
+    """One line to standard error, always escaped."""
+    print(escape(text), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def mode_text(node: Node) -> str:
+    """``drwxr-xr-x``."""
+    return stat.filemode(_KIND_BITS[node.kind] | node.mode)
+
+
+def time_text(time_ns: int) -> str:
+    """A time in UTC to the second: ``2026-11-22 11:00:25``; one that no calendar holds as a plain number."""
+    seconds = time_ns // 1_000_000_000
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"@{seconds}"
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """Rows as lines with aligned columns, the first row being the header; ``right``: the columns set flush right."""
+    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(_cell(text, widths[at], at in right) for at, text in enumerate(row)).rstrip() for row in rows]
+
+
+def _cell(text: str, width: int, right: bool) -> str:
+    blanks = " " * (width - _width(text))
+    return blanks + text if right else text + blanks
+
+
+def _width(text: str) -> int:
+    return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

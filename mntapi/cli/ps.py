@@ -1,0 +1,63 @@
+"""``mntapi ps``: what is mounted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mntapi.cli.arguments import json_option
+from mntapi.cli.output import emit, emit_json, escape, table
+from mntapi.session.teardown import Status, prune, statuses
+from mntapi.units import format_size
+
+
+@click.command("ps", short_help="What is mounted, by which worker.")
+@json_option
+def command(as_json: bool) -> None:
+    """List the mounts of this user with their workers."""
+    prune()
+    found = statuses()
+    if as_json:
+        emit_json([_as_object(status) for status in found])
+        return
+    if not found:
+        return
+    for line in table([_HEADER, *map(_row, found)], right=(3, 4)):
+        emit(line)
+    if any(status.state == "dead" for status in found):
+        emit("\ndead: the worker or the mount is gone; 'mntapi clean' removes what is left")
+
+
+_HEADER = ("ID", "MOUNTED ON", "STATE", "PID", "MEMORY", "SINCE", "VIA", "LAYOUT", "DISKS")
+
+
+def _row(status: Status) -> tuple[str, ...]:
+    record = status.record
+    return (
+        record.id,
+        escape(record.mountpoint),
+        status.state,
+        str(record.worker.pid) if record.worker else "-",
+        "-" if status.memory is None else format_size(status.memory),
+        record.created.replace("T", " ").removesuffix("+00:00") + "Z",
+        record.via,
+        record.volume or record.layout,
+        ", ".join(escape(disk) for disk in record.disks),
+    )
+
+
+def _as_object(status: Status) -> dict[str, Any]:
+    record = status.record
+    return {
+        "id": record.id,
+        "mountpoint": record.mountpoint,
+        "state": status.state,
+        "pid": record.worker.pid if record.worker else None,
+        "memory": status.memory,
+        "created": record.created,
+        "via": record.via,
+        "layout": record.layout,
+        "volume": record.volume,
+        "disks": record.disks,
+    }

@@ -1,0 +1,53 @@
+"""Walking a tree for ``ls -R`` and ``find``: depth first, each trouble reported once and stepped over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mntapi.cli.output import complain
+from mntapi.errors import Corrupt, MntapiError
+from mntapi.types import Entry, FileKind, FileSystem, Node
+
+MAX_DEPTH = 4096
+"""Folders inside one another; deeper is a loop in a damaged file system."""
+
+
+def join(path: str, name: str) -> str:
+    """``/disk0p1`` and ``etc`` make ``/disk0p1/etc``."""
+    return f"{path.rstrip('/')}/{name}"
+
+
+class Walker:
+    """Walks below one node. ``failed`` counts the folders that could not be read, each of which was named on stderr."""
+
+    def __init__(self, tree: FileSystem) -> None:
+        self._tree = tree
+        self.failed = 0
+
+    def folder(self, path: str, node: Node) -> list[Entry]:
+        """The entries of a folder; after an error those read before it."""
+        entries: list[Entry] = []
+        try:
+            entries.extend(self._tree.scan(node))
+        except MntapiError as error:
+            self.failed += 1
+            complain(f"error: {path}: {error}")
+        return entries
+
+    def below(self, path: str, node: Node) -> Iterator[tuple[str, Entry]]:
+        """Every (path, entry) below a folder, a folder before its contents."""
+        stack = [self._folder_frame(path, node)]
+        while stack:
+            entry = next(stack[-1], None)
+            if entry is None:
+                stack.pop()
+                continue
+            yield entry
+            entry_path, (_, child) = entry
+            if child.kind is FileKind.DIRECTORY:
+                if len(stack) >= MAX_DEPTH:
+                    raise Corrupt("folders are nested too deeply", path=entry_path, expected=f"at most {MAX_DEPTH}")
+                stack.append(self._folder_frame(entry_path, child))
+
+    def _folder_frame(self, path: str, node: Node) -> Iterator[tuple[str, Entry]]:
+        return ((join(path, entry.name), entry) for entry in self.folder(path, node))

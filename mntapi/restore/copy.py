@@ -1,0 +1,262 @@
+"""Copying files and folders out of a tree.
+
+A guest is hostile: its names may hold ``..`` or ``/``, its links may point at the host's files. So every step below the
+destination goes through a folder descriptor and no link is ever followed there. A file is written under a temporary name and
+renamed when it is whole; one with unreadable parts keeps what could be read, under its name with ``.damaged`` added.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mntapi.blocks.file import translate
+from mntapi.errors import Denied, Failed, Invalid, IsADirectory, MntapiError, Unsupported
+from mntapi.types import Blocks, ExtentKind, FileKind, FileSystem, Node
+from mntapi.units import MIB
+
+_CHUNK = MIB
+_RETRY = 4096
+"""Bytes of the pieces in which a chunk with a bad sector is read again."""
+_MAX_DEPTH = 4096
+"""Folders inside one another; deeper is a loop in a damaged file system."""
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Failure:
+    """A file that is not, or not wholly, at the destination."""
+
+    path: str
+    error: MntapiError
+
+
+@dataclass(slots=True)
+class Report:
+    """What a copy did. ``bytes`` counts file contents, holes included."""
+
+    files: int = 0
+    folders: int = 0
+    bytes: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOptions:
+    """How to copy.
+
+    ``overwrite``: replace files that are there (folders are always merged into). ``owner``: give files the guest's user and
+    group too, which takes root; set-user-ID bits are restored only then, or they would lend the caller's own rights.
+    """
+
+    recursive: bool = False
+    overwrite: bool = False
+    owner: bool = False
+
+
+class Copier:
+    """Copies nodes of one tree below one destination folder."""
+
+    def __init__(
+        self, tree: FileSystem, options: CopyOptions, progress: Callable[[str, int], None] = lambda path, count: None
+    ) -> None:
+        self._tree = tree
+        self._options = options
+        self._progress = progress
+        self.report = Report()
+
+    def copy(self, source: str, node: Node, folder: str, name: str) -> None:
+        """Copy the node found at ``source`` (for messages) to ``folder``/``name``.
+
+        Trouble with a file below it is noted in ``report.failures`` and the copy goes on.
+
+        Raises:
+            NotFound, Denied: the destination folder cannot be opened.
+        """
+        try:
+            folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise translate(error, folder) from error
+        try:
+            self._copy(source, node, folder_fd, name, 0)
+        finally:
+            os.close(folder_fd)
+
+    def _copy(self, source: str, node: Node, folder_fd: int, name: str, depth: int) -> None:
+        try:
+            check_name(name)
+            if node.kind is FileKind.DIRECTORY:
+                self._copy_folder(source, node, folder_fd, name, depth)
+            elif node.kind is FileKind.SYMLINK:
+                self._make(folder_fd, name, lambda draft: os.symlink(self._tree.readlink(node), draft, dir_fd=folder_fd))
+                self._set_metadata(node, folder_fd, name)
+            elif node.kind is FileKind.FILE:
+                self._copy_file(source, node, folder_fd, name)
+            else:
+                raise Unsupported(f"is a {node.kind.value}; only files, folders and links are copied", reason="special-file")
+        except MntapiError as error:
+            self.report.failures.append(Failure(source, error))
+        except OSError as error:
+            self.report.failures.append(Failure(source, _host_error(error, name)))
+
+    def _copy_folder(self, source: str, node: Node, folder_fd: int, name: str, depth: int) -> None:
+        if not self._options.recursive:
+            raise IsADirectory("is a folder", hint="copy folders with -r")
+        if depth >= _MAX_DEPTH:
+            raise Invalid("folders are nested too deeply", expected=f"at most {_MAX_DEPTH}")
+        if node.reason:
+            raise Unsupported("its files cannot be read", reason=node.reason)
+        made = _make_folder(name, folder_fd)
+        inner_fd = os.open(name, _FOLDER_FLAGS, dir_fd=folder_fd)
+        try:
+            self._copy_children(source, node, inner_fd, depth)
+        finally:
+            os.close(inner_fd)
+        self.report.folders += 1
+        if made:  # a folder that was there before keeps what its owner gave it
+            self._set_metadata(node, folder_fd, name)
+
+    def _copy_children(self, source: str, node: Node, inner_fd: int, depth: int) -> None:
+        """All entries; if the folder itself turns bad half way, what was read so far is kept and the folder is marked."""
+        for entry_name, entry in self._tree.scan(node):
+            self._copy(f"{source.rstrip('/')}/{entry_name}", entry, inner_fd, entry_name, depth + 1)
+
+    def _copy_file(self, source: str, node: Node, folder_fd: int, name: str) -> None:
+        self._check_free(folder_fd, name)
+        blocks = self._tree.open(node)
+        draft = f".mntapi-{secrets.token_hex(6)}.part"
+        try:
+            with _new_file(folder_fd, draft) as fd:
+                bad = self._copy_content(source, blocks, fd)
+            final = name + ".damaged" if bad else name
+            self._set_metadata(node, folder_fd, draft)
+            os.rename(draft, final, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+        except BaseException:
+            _forget(draft, folder_fd)
+            raise
+        finally:
+            blocks.close()
+        if bad:
+            self.report.failures.append(Failure(source, _damaged(bad, final)))
+        self.report.files += 1
+        self.report.bytes += node.size
+
+    def _copy_content(self, source: str, blocks: Blocks, fd: int) -> list[tuple[int, int, MntapiError]]:
+        """Write all data extents, leave the rest as holes; returns the ranges (offset, length) that could not be read."""
+        bad: list[tuple[int, int, MntapiError]] = []
+        buffer = memoryview(bytearray(min(_CHUNK, max(1, blocks.size))))
+        for extent in blocks.extents(0, blocks.size):
+            if extent.kind is ExtentKind.ZERO:
+                self._progress(source, extent.length)
+                continue
+            for offset in range(extent.offset, extent.end, _CHUNK):
+                chunk = buffer[: min(_CHUNK, extent.end - offset)]
+                bad.extend(_copy_range(blocks, offset, chunk, fd))
+                self._progress(source, len(chunk))
+        os.ftruncate(fd, blocks.size)
+        return bad
+
+    def _make(self, folder_fd: int, name: str, create: Callable[[str], None]) -> None:
+        """Create something under a temporary name and put it in place."""
+        self._check_free(folder_fd, name)
+        draft = f".mntapi-{secrets.token_hex(6)}.part"
+        create(draft)
+        try:
+            os.rename(draft, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+        except BaseException:
+            _forget(draft, folder_fd)
+            raise
+        self.report.files += 1
+
+    def _check_free(self, folder_fd: int, name: str) -> None:
+        try:
+            status = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            raise Denied("a folder of that name is there already", hint="copy elsewhere")
+        if not self._options.overwrite:
+            raise Denied("a file of that name is there already", hint="replace it with --overwrite, or copy elsewhere")
+
+    def _set_metadata(self, node: Node, folder_fd: int, name: str) -> None:
+        is_link = node.kind is FileKind.SYMLINK
+        mode = node.mode & 0o777
+        if self._options.owner:
+            os.chown(name, node.uid, node.gid, dir_fd=folder_fd, follow_symlinks=False)
+            mode = node.mode & 0o7777
+        if not is_link:
+            os.chmod(name, mode, dir_fd=folder_fd)
+        os.utime(name, ns=(node.atime_ns, node.mtime_ns), dir_fd=folder_fd, follow_symlinks=False)
+
+
+def check_name(name: str) -> None:
+    """Raise Denied for a name that no single entry of a folder can have on this host."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise Denied(f"the name {name!a} cannot be a file's name here", reason="bad-name")
+
+
+def _make_folder(name: str, folder_fd: int) -> bool:
+    """Whether the folder was made; False if it was there."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=folder_fd)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode):
+            raise Denied("something that is no folder is there already", hint="remove it, or copy elsewhere") from None
+        return False
+    return True
+
+
+@contextmanager
+def _new_file(folder_fd: int, name: str) -> Iterator[int]:
+    fd = os.open(name, _NEW_FLAGS, 0o600, dir_fd=folder_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _copy_range(blocks: Blocks, offset: int, chunk: memoryview, fd: int) -> Iterator[tuple[int, int, MntapiError]]:
+    """Copy one chunk; where it cannot be read whole, in small pieces, yielding those that fail."""
+    try:
+        blocks.readinto(offset, chunk)
+        _write(fd, chunk, offset)
+        return
+    except MntapiError as error:
+        if len(chunk) <= _RETRY:
+            yield offset, len(chunk), error
+            return
+    for start in range(0, len(chunk), _RETRY):
+        piece = chunk[start : start + _RETRY]
+        yield from _copy_range(blocks, offset + start, piece, fd)
+
+
+def _write(fd: int, chunk: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(chunk):
+        done += os.pwrite(fd, chunk[done:], offset + done)
+
+
+def _forget(name: str, folder_fd: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder_fd)
+    except FileNotFoundError:
+        return  # it was never made, or is in place already
+
+
+def _damaged(bad: list[tuple[int, int, MntapiError]], final: str) -> MntapiError:
+    lost = sum(length for _, length, _ in bad)
+    offset, _, first = bad[0]
+    return Failed(
+        f"{lost} bytes cannot be read, the first at byte {offset} of the file: {first}",
+        hint=f"what could be read is in {final!a}, with zeros in place of what could not",
+        reason=first.reason or "damaged",
+    )
+
+
+def _host_error(error: OSError, name: str) -> MntapiError:
+    return Failed(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", hint=None, reason="host")

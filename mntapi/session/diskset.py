@@ -1,0 +1,163 @@
+"""The disks of one machine, open together: their volumes, what is on each, and the files inside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from mntapi.blocks import Slice, read_clipped
+from mntapi.errors import Invalid, MntapiError, NotFound, Unsupported
+from mntapi.filesystems.probe import probe
+from mntapi.filesystems.readers import READERS, open_filesystem
+from mntapi.images.formats import open_image
+from mntapi.images.opener import DirectOpener
+from mntapi.types import DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
+from mntapi.volumes.scan import scan
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is on a volume, and whether this version can read it. ``state`` and ``reason`` cover volume and content."""
+
+    signature: Signature | None
+    state: VolumeState
+    reason: str | None
+
+
+class DiskSet:
+    """Open disks and what was found on them. A context manager; leaving it closes every file.
+
+    Thread-safe. Volumes are found when the set is opened; what is on them when first asked for.
+    """
+
+    def __init__(self, disks: Sequence[Image], volumes: Sequence[Volume], resources: ExitStack) -> None:
+        self.disks = tuple(disks)
+        self.volumes = tuple(volumes)
+        self._resources = resources
+        self._lock = threading.RLock()
+        self._contents: dict[str, Content] = {}
+        self._filesystems: dict[str, FileSystem | MntapiError] = {}
+
+    def volume(self, key: str) -> Volume:
+        """The volume of that name (``disk0p1``) or id. Raises NotFound with the names there are."""
+        for volume in self.volumes:
+            if key in (volume.name, volume.id):
+                return volume
+        raise NotFound(f"no volume {key!a}", hint="volumes: " + (", ".join(volume.name for volume in self.volumes) or "none"))
+
+    def content(self, volume: Volume) -> Content:
+        """What is on a volume. Never raises for what is on disk: trouble is a state with a reason."""
+        with self._lock:
+            if volume.id not in self._contents:
+                self._contents[volume.id] = _content(volume)
+            return self._contents[volume.id]
+
+    def filesystem(self, volume: Volume) -> FileSystem:
+        """The reader of the volume's file system, opened once and closed with the set.
+
+        Raises:
+            Unsupported: there is none that we read; ``reason`` says why.
+            MntapiError: it is damaged; the same error each time.
+        """
+        with self._lock:
+            opened = self._filesystems.get(volume.id)
+            if opened is None:
+                opened = self._filesystems[volume.id] = self._open_filesystem(volume)
+        if isinstance(opened, MntapiError):
+            raise opened
+        return opened
+
+    def _open_filesystem(self, volume: Volume) -> FileSystem | MntapiError:
+        content = self.content(volume)
+        signature = content.signature
+        try:
+            if signature is None or signature.usage is not Usage.FILESYSTEM:
+                slug = signature.kind if signature else content.state.value
+                return Unsupported(f"holds no file system: {content.reason or slug}", reason=slug)
+            filesystem = open_filesystem(volume.blocks, signature)
+        except MntapiError as error:
+            return error
+        self._resources.callback(filesystem.close)
+        return filesystem
+
+    def close(self) -> None:
+        """Close the readers, then the disks. Closing twice is fine."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opener: Opener | None = None) -> DiskSet:
+    """Open the disks of one machine read-only and find their volumes.
+
+    Args:
+        paths: each a disk's path, or a ``DiskSpec`` with a forced format or sector size; in any order.
+        options: how strict to be with chains.
+        opener: how files are opened; by path in this process if None.
+
+    Returns:
+        A ``DiskSet``: use it in ``with``, or call ``close``.
+
+    Raises:
+        Invalid: no disk was named.
+        NotFound, Corrupt, Unsupported, Denied, ReadFailed: a disk cannot be opened; the message names the file.
+    """
+    if not paths:
+        raise Invalid("no disk was named")
+    options = options or OpenOptions()
+    opener = opener or DirectOpener(options)
+    with ExitStack() as undo:
+        disks = []
+        for path in paths:
+            spec = path if isinstance(path, DiskSpec) else DiskSpec(path)
+            image = open_image(spec, opener, options)
+            undo.callback(image.blocks.close)
+            disks.append(_with_sector_size(image, spec.sector_size))
+        volumes = scan(disks)
+        return DiskSet(disks, volumes, undo.pop_all())
+
+
+def _with_sector_size(image: Image, sector_size: int | None) -> Image:
+    """The image, its sectors of the size the user says: a raw file does not tell."""
+    if sector_size is None:
+        return image
+    return replace(image, blocks=Slice(image.blocks, 0, image.blocks.size, sector_size=sector_size))
+
+
+def _content(volume: Volume) -> Content:
+    try:
+        signature = probe(volume.blocks)
+    except MntapiError as error:
+        return Content(None, VolumeState.DAMAGED, str(error))
+    if volume.state is not VolumeState.OK:
+        return Content(signature, volume.state, volume.reason)
+    if signature is None:
+        return Content(None, VolumeState.UNKNOWN, _first_bytes(volume))
+    if signature.usage is Usage.CRYPTO:
+        return Content(signature, VolumeState.ENCRYPTED, f"{signature.kind}: needs a key")
+    if signature.usage in (Usage.RAID, Usage.OTHER):
+        return Content(signature, VolumeState.UNSUPPORTED, f"{signature.kind} is not assembled by this version")
+    if signature.usage is Usage.FILESYSTEM and signature.kind not in READERS:
+        return Content(
+            signature, VolumeState.UNSUPPORTED, f"{signature.kind} has no reader in this version; --via kernel may mount it"
+        )
+    if signature.dirty:
+        return Content(signature, VolumeState.DIRTY, "; ".join(filter(None, (signature.dirty, volume.reason))))
+    return Content(signature, VolumeState.OK, volume.reason)
+
+
+def _first_bytes(volume: Volume) -> str:
+    try:
+        head = read_clipped(volume.blocks, 0, 16)
+    except MntapiError as error:
+        return str(error)
+    found = "zeros" if not any(head) else head.hex(" ")
+    return f"nothing that is known; starts with {found}"

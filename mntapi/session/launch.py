@@ -1,0 +1,120 @@
+"""The command's side of a worker: start it, give it its files, hand it the FUSE descriptor, wait until it serves."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mntapi.errors import Corrupt, Failed, MntapiError
+from mntapi.images.opener import DirectOpener
+from mntapi.kernel.process import start_time
+from mntapi.kernel.spawn import spawn_detached
+from mntapi.session.broker import answer
+from mntapi.session.channel import Channel, ChannelClosed, Message, unpack_error
+from mntapi.session.journal import ProcessId
+from mntapi.types import DiskSpec, OpenOptions
+
+_OPEN_TIMEOUT_S = 120.0
+"""Longest silence of a worker that opens a set. It is far above what a slow share needs, and ends a wait that has no end."""
+_MAX_FILES = 4096
+"""Files a worker may ask for: 64 disks with 64 links each."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundVolume:
+    """What the worker says of a volume; sizes in bytes."""
+
+    name: str
+    id: str
+    size: int
+    sector_size: int
+    filesystem: str | None
+    state: str
+    reason: str | None
+
+
+class Worker:
+    """A running worker. Until ``serve`` returns it ends when this object is closed; from then on it ends with its mount."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel, log: Path) -> None:
+        self._process = process
+        self._channel = channel
+        self._log = log
+        self.id = ProcessId(process.pid, start_time(process.pid))
+
+    @classmethod
+    def start(cls, command: Sequence[str], log: Path) -> Worker:
+        """Start a worker program; ``command`` gets the descriptor of its socket as last argument."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = spawn_detached([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], log=log)
+            except BaseException:
+                ours.close()
+                raise
+        return cls(process, Channel(ours), log)
+
+    def open(self, specs: Sequence[DiskSpec], options: OpenOptions, backend: str) -> list[FoundVolume]:
+        """Have it open the disks; the files it asks for are opened here, by the rules of ``options``.
+
+        Raises:
+            MntapiError: what opening raised there, or Failed if it died.
+        """
+        disks = [asdict(spec) for spec in specs]
+        self._send({"op": "open", "disks": disks, "options": asdict(options), "backend": backend})
+        opener = DirectOpener(options)
+        for _ in range(_MAX_FILES):
+            message = self._receive("opened", "file")
+            if message["op"] == "opened":
+                return [_found(one) for one in message["volumes"]]
+            answer(self._channel, message, opener)
+        raise Corrupt("the set wants too many files", expected=f"at most {_MAX_FILES}")
+
+    def serve(self, fuse_fd: int, *, layout: str, volume: str | None, backend: str) -> None:
+        """Hand it the mounted FUSE descriptor; returns when it has answered the kernel. Raises as ``open``."""
+        self._send({"op": "serve", "layout": layout, "volume": volume, "backend": backend}, [fuse_fd])
+        self._receive("ready")
+        self._channel.close()
+
+    def _send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        try:
+            self._channel.send(message, fds)
+        except ChannelClosed as error:
+            raise self._died() from error
+
+    def _receive(self, *expected: str) -> Message:
+        try:
+            message, _ = self._channel.receive(_OPEN_TIMEOUT_S)
+        except ChannelClosed as error:
+            raise self._died() from error
+        if message.get("op") == "error":
+            raise unpack_error(message)
+        if message.get("op") not in expected:
+            raise Corrupt("the worker says something else than it should", expected=" or ".join(expected))
+        return message
+
+    def _died(self) -> MntapiError:
+        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        status = self._process.poll()
+        how = "does not answer" if status is None else f"ended with status {status}"
+        return Failed(f"the worker process {how}" + (f"; its last words: {last[0]}" if last else ""))
+
+    def wait(self) -> None:
+        """Until it ends; it does when its mount is gone."""
+        self._process.wait()
+
+    def close(self) -> None:
+        """Hang up: a worker that does not serve yet ends. Never blocks."""
+        self._channel.close()
+        self._process.poll()
+
+
+def _found(fields: dict[str, Any]) -> FoundVolume:
+    try:
+        return FoundVolume(**fields)
+    except TypeError as error:
+        raise Corrupt("the worker describes a volume in an unknown way") from error

@@ -1,0 +1,229 @@
+"""Taking mounts away again, by the journal: one by one, or all that crashes left behind.
+
+A mount is only ever unmounted when its source says it is ours: the mount point may be somebody else's by now.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mntapi.errors import Busy, MntapiError, NotFound
+from mntapi.kernel import fusemount, loop, process
+from mntapi.kernel import mount as kernel_mount
+from mntapi.kernel.mountinfo import Mount, canonical, mount_at, mounts
+from mntapi.session import journal
+from mntapi.session.journal import Entry, Record, source_of
+
+_WORKER_END_S = 5.0
+"""Seconds a worker has to end after its mount is gone, before it is told to."""
+_WORKER_KILL_S = 1.0
+"""Seconds a worker has to obey SIGTERM when a mount is taken away by force."""
+
+
+def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
+    """Take a mount away, with its loop devices and its worker.
+
+    Args:
+        mountpoint: the folder, or the id that ``ps`` shows.
+        force: even if files in it are open; their readers get errors from then on.
+
+    Returns:
+        With ``force``: what goes away only with its last user, and who that is, one line each.
+
+    Raises:
+        NotFound: nothing of ours is mounted there.
+        Busy: it is in use; the error names by whom. What was not in use may be gone; calling again goes on.
+    """
+    path = canonical(mountpoint)
+    found = [record for record in journal.records() if path == record.mountpoint or mountpoint == record.id]
+    if not found:
+        raise NotFound("nothing of mntapi is mounted here", path=mountpoint, hint="mntapi ps lists what is mounted")
+    with journal.claim(found[-1].id) as entry, uninterrupted():
+        return undo(entry, force=force)
+
+
+def unmount_if_there(identifier: str) -> None:
+    """Unmount by id, by force; fine if another command has done it or is doing it. For a command that ends with its mount."""
+    try:
+        with journal.claim(identifier) as entry, uninterrupted():
+            undo(entry, force=True)
+    except (NotFound, journal.InHand):
+        return
+
+
+def undo(entry: Entry, *, force: bool) -> tuple[str, ...]:
+    """Take back all steps of an entry, last first, and forget it. Raises what stands in the way; then the entry stays.
+
+    Returns what ``unmount`` does.
+    """
+    record = entry.record
+    if force and record.worker:
+        process.terminate(record.worker.pid, record.worker.start_ticks, timeout_s=_WORKER_KILL_S)
+    held: list[str] = []
+    for kind, target in reversed(record.steps):
+        held.extend(_UNDO[kind](record, target, force))
+    if record.worker:
+        process.wait_until_ended(record.worker.pid, record.worker.start_ticks, timeout_s=_WORKER_END_S)
+        process.terminate(record.worker.pid, record.worker.start_ticks)
+    entry.remove()
+    return tuple(held)
+
+
+def undo_after(error: BaseException, entry: Entry) -> None:
+    """Undo for the sake of ``error``, which trouble on the way must not hide: that stays in the journal for ``clean``."""
+    try:
+        undo(entry, force=True)
+    except MntapiError as trouble:
+        error.add_note(f"undoing it: {trouble}")
+
+
+def _undo_fuse(record: Record, target: str, force: bool) -> Iterable[str]:
+    mounted = mount_at(target)
+    if mounted and mounted.kind.startswith("fuse") and mounted.source == source_of(record):
+        return fusemount.unmount_fuse(target, force=force)
+    return ()
+
+
+def _undo_skeleton(record: Record, target: str, force: bool) -> Iterable[str]:
+    mounted = mount_at(target)
+    if mounted and mounted.kind == "tmpfs" and mounted.source == source_of(record):
+        return kernel_mount.unmount(target, force=force)
+    return ()
+
+
+def _undo_mount(record: Record, target: str, force: bool) -> Iterable[str]:
+    mounted = mount_at(target)
+    if mounted and _is_on_our_loop(mounted, record):
+        return kernel_mount.unmount(target, force=force)
+    return ()
+
+
+def _undo_loops(record: Record, target: str, force: bool) -> Iterable[str]:
+    """Detach. By force, a device that a detached mount still uses is left to the kernel, which ends it with its last user."""
+    for device in loop.attached_below(target):
+        try:
+            loop.detach_if(device.number, device.backing_file, sequence=device.sequence)
+        except Busy as error:
+            if not (force and device.autoclear):
+                raise
+            yield f"{error}; it goes away with its last user"
+
+
+_UNDO: dict[str, Callable[[Record, str, bool], Iterable[str]]] = {
+    "fuse": _undo_fuse,
+    "skeleton": _undo_skeleton,
+    "mount": _undo_mount,
+    "loops": _undo_loops,
+}
+
+
+def _is_on_our_loop(mounted: Mount, record: Record) -> bool:
+    folder = os.path.join(journal.run_dir(), record.id, "blocks")
+    return any(device.path == mounted.source for device in loop.attached_below(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One line of ``ps``. ``state``: ``ready``, ``starting``, or ``dead`` (worker or mount is gone)."""
+
+    record: Record
+    state: str
+    memory: int | None
+
+
+def statuses() -> list[Status]:
+    """All mounts on record."""
+    return [Status(record, _state(record), _memory(record)) for record in journal.records()]
+
+
+def _state(record: Record) -> str:
+    alive = record.worker is not None and process.is_alive(record.worker.pid, record.worker.start_ticks)
+    if not record.ready:
+        return "starting" if _in_hand(record) else "dead"
+    return "ready" if alive and mount_at(record.mountpoint) else "dead"
+
+
+def _in_hand(record: Record) -> bool:
+    """Whether a living process is making or undoing it right now."""
+    try:
+        with journal.claim(record.id):
+            return False
+    except journal.InHand:
+        return True
+    except MntapiError:
+        return False
+
+
+def _memory(record: Record) -> int | None:
+    if record.worker is None or not process.is_alive(record.worker.pid, record.worker.start_ticks):
+        return None
+    return process.resident_size(record.worker.pid)
+
+
+def prune() -> list[Record]:
+    """Forget mounts that were ended from outside (umount(8), fusermount3): their worker is gone and nothing is mounted."""
+    gone = []
+    for status in statuses():
+        if status.state == "dead" and status.memory is None and not mount_at(status.record.mountpoint):
+            gone.extend(_take_back(status.record))
+    return gone
+
+
+@dataclass(slots=True)
+class Cleaned:
+    """What ``clean`` did: mounts taken back, and those that resisted, with the reason."""
+
+    records: list[Record] = field(default_factory=list)
+    errors: list[tuple[Record, MntapiError]] = field(default_factory=list)
+
+
+def clean() -> Cleaned:
+    """Take back all that crashed commands and workers left: mounts, loop devices, processes, run folders. Live mounts stay."""
+    done = Cleaned()
+    for status in statuses():
+        if status.state != "dead":
+            continue
+        try:
+            done.records.extend(_take_back(status.record))
+        except MntapiError as error:
+            done.errors.append((status.record, error))
+    for folder in journal.wrecks():
+        _take_down(folder)
+        journal.remove_wreck(folder)
+    return done
+
+
+def _take_down(folder: Path) -> None:
+    """Unmount what carries the folder's id, for an entry whose record cannot be read any more."""
+    for mounted in reversed(mounts()):
+        if mounted.source.startswith(f"mntapi:{folder.name}:"):
+            kernel_mount.unmount(mounted.target, force=True)
+
+
+def _take_back(record: Record) -> list[Record]:
+    try:
+        with journal.claim(record.id) as entry, uninterrupted():
+            undo(entry, force=True)
+    except (NotFound, journal.InHand):
+        return []  # another command was quicker
+    return [record]
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """No Ctrl-C in here: what is being undone is undone to the end. It takes seconds at most."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
