@@ -93,14 +93,14 @@ def _mount_as_root(target: str, name: str, subtype: str, root_type: int, options
         if isinstance(error, OSError):
             raise explain(error, target, "a FUSE file system") from error
         raise
-    _read_ahead(target)
     return fd
 
 
-def _read_ahead(target: str) -> None:
+def read_ahead(target: str) -> None:
     """Let the kernel read further ahead than its 128 KiB: buffered sequential reads become twice as fast.
 
-    Where sysfs does not have it (a container, a kernel before 2.6.27) reads are slower, and right all the same.
+    Call it when the server has answered INIT, which sets the old value again (fs/fuse/inode.c ``process_init_reply``). Where
+    sysfs does not have it, or we are not root, reads are slower, and right all the same.
     """
     mounted = mount_at(target)
     if mounted is None:

@@ -5,8 +5,10 @@ The policy about which file may name which other (``images.opener``) is applied 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mntapi.blocks import HostFile
-from mntapi.errors import Corrupt, MntapiError
+from mntapi.errors import Corrupt, Denied, MntapiError
 from mntapi.images.opener import DirectOpener
 from mntapi.session.channel import Channel, Message, pack_error, unpack_error
 
@@ -28,15 +30,35 @@ class BrokeredOpener:
         return HostFile.adopt(fds[0], str(message["path"]))
 
 
-def answer(channel: Channel, message: Message, opener: DirectOpener) -> None:
-    """The other side: open the file that ``message`` asks for and send its descriptor, or the error."""
-    relative_to = message.get("relative_to")
-    try:
-        file = opener.open(str(message.get("name")), relative_to=None if relative_to is None else str(relative_to))
-    except MntapiError as error:
-        channel.send(pack_error(error))
-        return
-    try:
-        channel.send({"op": "file", "path": file.path}, [file.fileno()])
-    finally:
-        file.close()
+class Broker:
+    """The other side: opens what the worker may have.
+
+    The worker may be in the hands of an image by now, so what it says of itself counts for nothing: it gets the disks that the
+    user named, and what a file it has got may name.
+    """
+
+    def __init__(self, channel: Channel, opener: DirectOpener, named: Iterable[str]) -> None:
+        self._channel = channel
+        self._opener = opener
+        self._named = frozenset(named)
+        self._given: set[str] = set()
+
+    def answer(self, message: Message) -> None:
+        """Open the file that ``message`` asks for and send its descriptor, or the error."""
+        try:
+            file = self._open(str(message.get("name")), message.get("relative_to"))
+        except MntapiError as error:
+            self._channel.send(pack_error(error))
+            return
+        try:
+            self._given.add(file.path)
+            self._channel.send({"op": "file", "path": file.path}, [file.fileno()])
+        finally:
+            file.close()
+
+    def _open(self, name: str, relative_to: object) -> HostFile:
+        if relative_to is None and name in self._named:
+            return self._opener.open(name)
+        if isinstance(relative_to, str) and relative_to in self._given:
+            return self._opener.open(name, relative_to=relative_to)
+        raise Denied("is neither a disk of the set nor named by one", path=name, reason="outside")

@@ -13,7 +13,7 @@ from mntapi.errors import Corrupt, Failed, MntapiError
 from mntapi.images.opener import DirectOpener
 from mntapi.kernel.process import start_time
 from mntapi.kernel.spawn import spawn_detached
-from mntapi.session.broker import answer
+from mntapi.session.broker import Broker
 from mntapi.session.channel import Channel, ChannelClosed, Message, unpack_error
 from mntapi.session.journal import ProcessId
 from mntapi.types import DiskSpec, OpenOptions
@@ -66,12 +66,12 @@ class Worker:
         """
         disks = [asdict(spec) for spec in specs]
         self._send({"op": "open", "disks": disks, "options": asdict(options), "backend": backend})
-        opener = DirectOpener(options)
+        broker = Broker(self._channel, DirectOpener(options), (spec.path for spec in specs))
         for _ in range(_MAX_FILES):
             message = self._receive("opened", "file")
             if message["op"] == "opened":
                 return [_found(one) for one in message["volumes"]]
-            answer(self._channel, message, opener)
+            broker.answer(message)
         raise Corrupt("the set wants too many files", expected=f"at most {_MAX_FILES}")
 
     def serve(self, fuse_fd: int, *, layout: str, volume: str | None, backend: str) -> None:

@@ -139,6 +139,7 @@ def _mount_fuse(entry: Entry, request: MountRequest, worker: Worker, target: str
         worker.serve(fd, layout=layout, volume=request.volume, backend=request.backend)
     finally:
         os.close(fd)
+    fusemount.read_ahead(target)
 
 
 def _mount_volumes(entry: Entry, blocks: Path, volumes: Sequence[FoundVolume]) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from mntapi.blocks import read
 from mntapi.errors import Corrupt, Denied, MntapiError, NotFound, Unsupported
 from mntapi.images.opener import DirectOpener
-from mntapi.session.broker import BrokeredOpener, answer
+from mntapi.session.broker import Broker, BrokeredOpener
 from mntapi.session.channel import MAX_MESSAGE, Channel, ChannelClosed, pack_error, unpack_error
 
 
@@ -95,8 +95,9 @@ def test_files_come_by_descriptor_and_policy_is_kept(ends: tuple[Channel, Channe
     (tmp_path / "secret").write_bytes(b"outside")
 
     def serve() -> None:
-        for _ in range(3):
-            answer(one, one.receive(10)[0], DirectOpener())
+        broker = Broker(one, DirectOpener(), [str(tmp_path / "disks/a.vmdk")])
+        for _ in range(5):
+            broker.answer(one.receive(10)[0])
 
     server = threading.Thread(target=serve)
     server.start()
@@ -107,6 +108,9 @@ def test_files_come_by_descriptor_and_policy_is_kept(ends: tuple[Channel, Channe
         opener.open("../secret", relative_to=file.path)
     with pytest.raises(NotFound):
         opener.open("b.vmdk", relative_to=file.path)
+    for name, relative_to in ((str(tmp_path / "secret"), None), ("secret", str(tmp_path / "anything"))):
+        with pytest.raises(Denied):  # a worker in the hands of an image asks for more than it may have
+            opener.open(name, relative_to=relative_to)
     server.join()
     file.close()
 
