@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 
@@ -103,6 +103,8 @@ class Image:
     format: str
     blocks: Blocks
     chain: tuple[Link, ...]
+    details: Mapping[str, str] = field(default_factory=dict)
+    """What else the format says of the disk, for people: geometry, UUIDs, hashes, that a log was replayed."""
 
 
 class VolumeState(enum.StrEnum):
@@ -293,6 +295,8 @@ class DiskSpec:
     """Force this format instead of detecting it (``raw``, ``vmdk``)."""
     sector_size: int | None = None
     """Override the logical sector size in bytes (a raw file does not tell it)."""
+    snapshot: str | None = None
+    """The state to show instead of the current one: a snapshot's name or number, where format or machine file has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,3 +307,7 @@ class OpenOptions:
     """Follow names in a descriptor that lead out of its folder."""
     ignore_cid: bool = False
     """Accept a parent whose content ID is not the one the child was made from."""
+    parent: str | None = None
+    """The file to take for the parent of the first link, wherever that link says it is."""
+    passphrases: tuple[str, ...] = field(default=(), repr=False)
+    """Tried one after the other on encrypted images; bytes that are no UTF-8 surrogate-escaped."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import mntapi.filesystems
 import mntapi.images
+import mntapi.machines
 import mntapi.volumes
 from mntapi.errors import MntapiError, NotFound
 from mntapi.kernel.sandbox import confine
@@ -62,7 +63,7 @@ def main() -> int:
 
 
 def _work(channel: Channel, request: Message, confined: Message) -> int:
-    options = OpenOptions(**request["options"])
+    options = OpenOptions(**{**request["options"], "passphrases": tuple(request["options"]["passphrases"])})
     try:
         disk_set = open_disks(*(DiskSpec(**spec) for spec in request["disks"]), options=options, opener=BrokeredOpener(channel))
     except MntapiError as error:
@@ -87,7 +88,7 @@ def _ready(channel: Channel) -> None:
 
 def _preload(request: Message) -> None:
     """Import all that could be imported later: from ``confine`` on there is no opening of files."""
-    for package in (mntapi.filesystems, mntapi.images, mntapi.volumes):
+    for package in (mntapi.filesystems, mntapi.images, mntapi.machines, mntapi.volumes):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             if not module.name.startswith(_NEVER_NEEDED):
                 import_module(module.name)

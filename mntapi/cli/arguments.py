@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from mntapi.session.diskset import DiskSet, open_disks
 from mntapi.types import DiskSpec, OpenOptions
+
+MAX_KEY = 8192
+"""Bytes of a passphrase, cryptsetup's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ def takes_set(function: Callable[..., Any]) -> Callable[..., Any]:
         "-d", "--disk", "more", metavar="DISK", multiple=True, type=click.Path(), help="Another disk of this machine."
     )
     @click.option("--format", "format_", metavar="NAME", help="Take the disks for this format (raw, vmdk) instead of looking.")
+    @click.option("--snapshot", metavar="NAME", help="The state of this snapshot (QCOW2, .vmx) instead of the current one.")
+    @click.option("--parent", metavar="FILE", type=click.Path(), help="The parent of the disk, wherever the disk says it is.")
+    @click.option(
+        "--key-file", "key_files", multiple=True, type=click.File("rb"), help="A file with the passphrase of the disk."
+    )
     @click.option("--sector-size", type=click.Choice(["512", "4096"]), help="Logical sector size in bytes of raw disks.")
     @click.option("--allow-outside", is_flag=True, help="Follow names in a disk that lead out of its folder.")
     @click.option("--ignore-cid", is_flag=True, help="Accept a parent that was changed after its child was made.")
@@ -43,13 +52,17 @@ def takes_set(function: Callable[..., Any]) -> Callable[..., Any]:
         more: tuple[str, ...],
         format_: str | None,
         sector_size: str | None,
+        snapshot: str | None,
+        parent: str | None,
+        key_files: tuple[IO[bytes], ...],
         allow_outside: bool,
         ignore_cid: bool,
         **kwargs: Any,
     ) -> Any:
         size = int(sector_size) if sector_size else None
-        specs = tuple(DiskSpec(path, format=format_, sector_size=size) for path in (set_path, *more))
-        options = OpenOptions(allow_outside=allow_outside, ignore_cid=ignore_cid)
+        specs = tuple(DiskSpec(path, format=format_, sector_size=size, snapshot=snapshot) for path in (set_path, *more))
+        passphrases = tuple(os.fsdecode(file.read(MAX_KEY).removesuffix(b"\n")) for file in key_files)
+        options = OpenOptions(allow_outside=allow_outside, ignore_cid=ignore_cid, parent=parent, passphrases=passphrases)
         return function(*args, disks=SetArguments(specs, options), **kwargs)
 
     return with_set

@@ -15,14 +15,15 @@ from mntapi.units import format_size
 
 @click.command("info", short_help="Disks with their chains, volumes with file system and state.")
 @takes_set
+@click.option("-v", "--verbose", is_flag=True, help="Also what the format says of each disk: geometry, UUIDs, hashes.")
 @json_option
-def command(disks: SetArguments, as_json: bool) -> None:
+def command(disks: SetArguments, verbose: bool, as_json: bool) -> None:
     """Show the disks of SET with their chains, and every volume with its file system and state."""
     with disks.open() as disk_set:
         if as_json:
             emit_json(describe(disk_set))
         else:
-            _page(disk_set)
+            _page(disk_set, verbose)
 
 
 def describe(disk_set: DiskSet) -> dict[str, list[dict[str, Any]]]:
@@ -35,7 +36,13 @@ def describe(disk_set: DiskSet) -> dict[str, list[dict[str, Any]]]:
 
 def _describe_disk(disk: Image) -> dict[str, Any]:
     chain = [{"file": link.file, "format": link.format, "cid": link.cid, "parent_cid": link.parent_cid} for link in disk.chain]
-    return {"path": disk.path, "format": disk.format, "virtual_size": disk.blocks.size, "chain": chain}
+    return {
+        "path": disk.path,
+        "format": disk.format,
+        "virtual_size": disk.blocks.size,
+        "chain": chain,
+        "details": dict(disk.details),
+    }
 
 
 def _describe_volume(volume: Volume, content: Content) -> dict[str, Any]:
@@ -55,11 +62,13 @@ def _describe_volume(volume: Volume, content: Content) -> dict[str, Any]:
     }
 
 
-def _page(disk_set: DiskSet) -> None:
+def _page(disk_set: DiskSet, verbose: bool) -> None:
     rows = [("DISK", "FORMAT", "SIZE", "FILE")]
     for index, disk in enumerate(disk_set.disks):
         rows.append((f"disk{index}", disk.format, format_size(disk.blocks.size), escape(disk.path)))
         rows.extend(("", link.format, "", f"on {escape(link.file)}") for link in disk.chain[1:])
+        if verbose:
+            rows.extend(("", "", "", f"{escape(name)}: {escape(value)}") for name, value in disk.details.items())
     for line in table(rows, right=(2,)):
         emit(line)
     emit()

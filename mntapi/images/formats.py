@@ -6,6 +6,7 @@ a descriptor names must be of a format that format may build on, so that no link
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -52,6 +53,9 @@ class Format:
 
 
 RAW = Format("raw", "mntapi.images.raw")
+WITH_SNAPSHOTS = ("qcow2",)
+_PIECE = re.compile(r"\.([0-9]{2,3}|[a-z]{2,3})$")
+"""Names that may be a piece of a split disk; ``images.split`` looks closer, and opens all others as raw."""
 _VMDK_MAGICS = (
     (0, b"KDMV"),
     (0, b"# Disk DescriptorFile"),
@@ -62,11 +66,32 @@ _VMDK_MAGICS = (
     (0, bytes.fromhex("bebafeca00000000")),
     (0, bytes.fromhex("a27219f601000000")),
 )
+_EWF_MAGICS = (
+    (0, b"EVF\x09\x0d\x0a\xff\0"),
+    (0, b"LVF\x09\x0d\x0a\xff\0"),
+    (0, b"EVF2\x0d\x0a\x81\0"),
+    (0, b"LEF2\x0d\x0a\x81\0"),
+)
 FORMATS = (
     Format("vmdk", "mntapi.images.vmdk", _VMDK_MAGICS),
+    Format("vhdx", "mntapi.images.vhdx", ((0, b"vhdxfile"),)),
+    Format("qcow2", "mntapi.images.qcow2", ((0, b"QFI\xfb"),)),
+    Format("vdi", "mntapi.images.vdi", ((0x40, bytes.fromhex("7f10dabe")),)),
+    Format("parallels", "mntapi.images.parallels", ((0, b"WithoutFreeSpace"), (0, b"WithouFreSpacExt"))),
+    Format("qed", "mntapi.images.qed", ((0, b"QED\0"),)),
+    Format("bochs", "mntapi.images.bochs", ((0, b"Bochs Virtual HD Image\0"),)),
+    Format("cloop", "mntapi.images.cloop", ((0, b"#!/bin/sh\n#V2.0 Format\n"),)),
+    Format("vhd", "mntapi.images.vhd", ((0, b"conectix"), (-512, b"conectix"), (-511, b"conectix"))),
+    Format("dmg", "mntapi.images.dmg", ((-512, b"koly"),)),
+    Format("ewf", "mntapi.images.ewf", _EWF_MAGICS),
+    Format("gzip", "mntapi.images.compressed.gz", ((0, b"\x1f\x8b\x08"),)),
+    Format("xz", "mntapi.images.compressed.xz", ((0, b"\xfd7zXZ\0"),)),
+    Format("zstd", "mntapi.images.compressed.zst", ((0, b"\x28\xb5\x2f\xfd"), (0, b"\x50\x2a\x4d\x18"))),
+    Format("ova", "mntapi.images.ova", ((257, b"ustar\0"), (257, b"ustar "))),
+    Format("split", "mntapi.images.split"),
     RAW,
 )
-"""Most specific first; ``raw`` matches nothing and is what is left."""
+"""Most specific first. ``split`` has no mark and is told by name; ``raw`` is what is left."""
 
 
 def detect(file: Blocks) -> Format:
@@ -92,10 +117,18 @@ class Chain:
     options: OpenOptions
     above: tuple[str, ...] = ()
     """Paths of the children already open, youngest first."""
+    snapshot: str | None = None
+    """The snapshot to open of the first link, where its format has such."""
 
     def open_file(self, name: str, relative_to: FileBlocks) -> FileBlocks:
         """A data file that ``relative_to`` names (a VMDK extent). Raises what ``Opener.open`` raises."""
         return self.opener.open(name, relative_to=relative_to.path)
+
+    def _open_parent_file(self, name: str, child: FileBlocks) -> FileBlocks:
+        """Where the child says, unless the user said otherwise for the first link."""
+        if self.options.parent is not None and not self.above:
+            return self.opener.open(self.options.parent)
+        return self.opener.open(name, relative_to=child.path)
 
     def open_parent(self, name: str, child: FileBlocks, *, formats: Sequence[str]) -> Image:
         """The image ``child`` builds on, which must be of one of ``formats``.
@@ -110,7 +143,7 @@ class Chain:
             raise Corrupt(
                 "the chain has too many links", path=child.path, expected=f"at most {MAX_LINKS}", reason="chain-too-long"
             )
-        file = self.opener.open(name, relative_to=child.path)
+        file = self._open_parent_file(name, child)
         try:
             if file.path in links:
                 raise Corrupt("the chain loops: this disk names itself as an ancestor", path=file.path, reason="chain-loop")
@@ -128,6 +161,14 @@ class Chain:
             raise
 
 
+def _detect_named(file: FileBlocks) -> Format:
+    """The format of a file that the user named: without a mark of its own it may be a piece of a split disk."""
+    format_ = detect(file)
+    if format_ is RAW and _PIECE.search(file.path):
+        return named("split")
+    return format_
+
+
 def open_image(spec: DiskSpec, opener: Opener, options: OpenOptions | None = None) -> Image:
     """Open a disk with its whole chain, read-only. The image owns all files; ``image.blocks.close()`` closes them.
 
@@ -142,8 +183,10 @@ def open_image(spec: DiskSpec, opener: Opener, options: OpenOptions | None = Non
     """
     file = opener.open(spec.path)
     try:
-        format_ = named(spec.format) if spec.format else detect(file)
-        image = format_.load().open_image(file, Chain(opener, options or OpenOptions()))
+        format_ = named(spec.format) if spec.format else _detect_named(file)
+        if spec.snapshot is not None and format_.name not in WITH_SNAPSHOTS:
+            raise Unsupported(f"a {format_.name} disk has no snapshots in it", path=file.path)
+        image = format_.load().open_image(file, Chain(opener, options or OpenOptions(), snapshot=spec.snapshot))
     except MntapiError as error:
         file.close()
         raise error.located(path=spec.path) from error.__cause__

@@ -13,8 +13,8 @@ from mntapi.blocks import Slice, read_clipped
 from mntapi.errors import Invalid, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.probe import probe
 from mntapi.filesystems.readers import READERS, open_filesystem
-from mntapi.images.formats import open_image
 from mntapi.images.opener import DirectOpener
+from mntapi.session.sets import open_spec
 from mntapi.types import DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
 from mntapi.volumes.scan import scan
 
@@ -99,7 +99,7 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
     """Open the disks of one machine read-only and find their volumes.
 
     Args:
-        paths: each a disk's path, or a ``DiskSpec`` with a forced format or sector size; in any order.
+        paths: each the path of a disk or machine file, or a ``DiskSpec`` that says how to treat it; in any order.
         options: how strict to be with chains.
         opener: how files are opened; by path in this process if None.
 
@@ -118,9 +118,9 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
         disks = []
         for path in paths:
             spec = path if isinstance(path, DiskSpec) else DiskSpec(path)
-            image = open_image(spec, opener, options)
-            undo.callback(image.blocks.close)
-            disks.append(_with_sector_size(image, spec.sector_size))
+            for image in open_spec(spec, opener, options):
+                undo.callback(image.blocks.close)
+                disks.append(_with_sector_size(image, spec.sector_size))
         volumes = scan(disks)
         return DiskSet(disks, volumes, undo.pop_all())
 

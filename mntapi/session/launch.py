@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Worker:
         """
         disks = [asdict(spec) for spec in specs]
         self._send({"op": "open", "disks": disks, "options": asdict(options), "backend": backend})
-        broker = Broker(self._channel, DirectOpener(options), (spec.path for spec in specs))
+        broker = Broker(self._channel, DirectOpener(options), _named(specs, options))
         for _ in range(_MAX_FILES):
             message = self._receive("opened", "file")
             if message["op"] == "opened":
@@ -111,6 +111,13 @@ class Worker:
         """Hang up: a worker that does not serve yet ends. Never blocks."""
         self._channel.close()
         self._process.poll()
+
+
+def _named(specs: Sequence[DiskSpec], options: OpenOptions) -> Iterator[str]:
+    """The files that the user named, which the worker may have."""
+    yield from (spec.path for spec in specs)
+    if options.parent is not None:
+        yield options.parent
 
 
 def _found(fields: dict[str, Any]) -> FoundVolume:

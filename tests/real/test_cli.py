@@ -12,7 +12,7 @@ import pytest
 
 from contract.make_disk import RealDisk, run
 
-DISK_KEYS = {"path", "format", "virtual_size", "chain"}
+DISK_KEYS = {"path", "format", "virtual_size", "chain", "details"}
 VOLUME_KEYS = {"id", "name", "kind", "disk", "offset", "size", "filesystem", "label", "uuid", "state", "reason"}
 
 

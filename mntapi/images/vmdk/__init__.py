@@ -48,7 +48,7 @@ def open_image(file: FileBlocks, chain: Chain) -> Image:
             layer = Over(layer, _layer_of(parent))
         owned = resources.pop_all()
     owned.callback(file.close)
-    return Image(path=file.path, format="vmdk", blocks=Disk(layer, file.path, owned), chain=links)
+    return Image(path=file.path, format="vmdk", blocks=Disk(layer, file.path, owned), chain=links, details=_details(descriptor))
 
 
 def _layer_of(parent: Image) -> Layer:
@@ -114,3 +114,9 @@ def _extent_alone(path: str) -> Unsupported:
     name = re.sub(r"(-delta|-sesparse|-s\d+)(?=\.vmdk$)", "", os.path.basename(path))
     hint = f"open {name} instead" if name != os.path.basename(path) else "open the descriptor that names it"
     return Unsupported("is one extent of a disk, without a descriptor", path=path, hint=hint, reason="extent-alone")
+
+
+def _details(descriptor: Descriptor) -> dict[str, str]:
+    """The kind of disk, and its disk database (``ddb.uuid``, adapter, geometry, long content ID)."""
+    database = {name: value for name, value in descriptor.settings.items() if name.startswith("ddb.")}
+    return {"createType": descriptor.create_type, **database}

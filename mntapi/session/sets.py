@@ -1,0 +1,107 @@
+"""What a user may name as a SET, as disks: a disk is itself, a machine file stands for its disks, an OVA for those inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from mntapi.blocks import read_clipped
+from mntapi.errors import Denied, MntapiError, NotFound, Unsupported
+from mntapi.images import ova
+from mntapi.images.formats import HEAD, Chain, open_image
+from mntapi.machines import MachineDisk, Snapshot, is_machine, read_machine
+from mntapi.types import DiskSpec, FileBlocks, Image, Opener, OpenOptions
+
+
+def open_spec(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Iterator[Image]:
+    """Open what the user named; each image is the caller's to close as soon as it is yielded.
+
+    Raises:
+        NotFound: a disk of the machine is not where its file says, nor beside it.
+        MntapiError: what opening raises.
+    """
+    if spec.format is None and _is_machine(spec, opener):
+        yield from _open_machine(spec, opener, options)
+        return
+    try:
+        yield open_image(spec, opener, options)
+    except Unsupported as error:
+        if error.reason != "several-disks":
+            raise
+        yield from _open_archive(spec, opener, options)
+
+
+def _is_machine(spec: DiskSpec, opener: Opener) -> bool:
+    file = opener.open(spec.path)
+    try:
+        return is_machine(read_clipped(file, 0, HEAD), file.path)
+    finally:
+        file.close()
+
+
+def _open_machine(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Iterator[Image]:
+    file = opener.open(spec.path)
+    try:
+        machine = read_machine(file, opener)
+        disks = machine.disks if spec.snapshot is None else _snapshot(machine.snapshots, spec, file.path).disks
+        if not disks:
+            raise NotFound("names no disk that can be opened", path=file.path, hint="; ".join(machine.left_out) or None)
+        for disk in disks:
+            yield _open_first(disk, file, opener, options)
+    finally:
+        file.close()
+
+
+def _snapshot(snapshots: tuple[Snapshot, ...], spec: DiskSpec, path: str) -> Snapshot:
+    for snapshot in snapshots:
+        if spec.snapshot in (snapshot.name, str(snapshot.uid)):
+            return snapshot
+    known = ", ".join(f"{snapshot.name!a} ({snapshot.uid})" for snapshot in snapshots)
+    raise NotFound(f"has no snapshot {spec.snapshot!a}", path=path, hint=f"snapshots: {known}" if known else "there are none")
+
+
+def _open_first(disk: MachineDisk, machine: FileBlocks, opener: Opener, options: OpenOptions) -> Image:
+    """The disk under the first of its names that is there: machines get copied, and keep the names of where they came from."""
+    first: MntapiError | None = None
+    for name in disk.names:
+        try:
+            opener.open(name, relative_to=machine.path).close()
+        except (NotFound, Denied) as error:
+            first = first or error
+            continue
+        return open_image(DiskSpec(name, format=disk.format), _Beside(opener, machine.path), options)
+    raise first or NotFound(f"does not say where disk {disk.controller} is", path=machine.path)
+
+
+class _Beside:
+    """An opener for which the disks of a machine file are named by that file, not by the user."""
+
+    def __init__(self, opener: Opener, machine: str) -> None:
+        self._opener = opener
+        self._machine = machine
+
+    def open(self, name: str, *, relative_to: str | None = None) -> FileBlocks:
+        return self._opener.open(name, relative_to=self._machine if relative_to is None else relative_to)
+
+
+def _open_archive(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Iterator[Image]:
+    """The disks of an OVA, in the order its descriptor has them; each image owns a descriptor of the OVA of its own."""
+    file = opener.open(spec.path)
+    try:
+        archive = ova.read_archive(file)
+        described = read_machine(archive.file(archive.descriptor)).disks if archive.descriptor else ()
+        names = [disk.path for disk in described] or list(archive.disks)
+    finally:
+        file.close()
+    for name in names:
+        yield _open_member(spec, name, opener, options)
+
+
+def _open_member(spec: DiskSpec, name: str, opener: Opener, options: OpenOptions) -> Image:
+    file = opener.open(spec.path)
+    try:
+        image = ova.open_disk(file, name, Chain(opener, options))
+    except BaseException:
+        file.close()
+        raise
+    return replace(image, path=f"{image.path}:{name}")

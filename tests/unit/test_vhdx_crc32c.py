@@ -1,0 +1,40 @@
+"""CRC-32C against the vectors of RFC 3720, and its fast path against its slow one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mntapi.images.vhdx.crc32c import crc32c
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", 0),
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(range(31, -1, -1)), 0x113FDB5C),
+    ],
+)
+def test_vectors(data: bytes, expected: int) -> None:
+    # RFC 3720 B.4, which writes them lowest byte first.
+    assert crc32c(data) == expected
+
+
+def one_bit_at_a_time(data: bytes) -> int:
+    state = 0xFFFFFFFF
+    for byte in data:
+        state ^= byte
+        for _ in range(8):
+            state = state >> 1 ^ (0x82F63B78 if state & 1 else 0)
+    return state ^ 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("length", [255, 256, 511, 512, 513, 4096, 10_007])
+def test_long_data(length: int) -> None:
+    data = random.Random(length).randbytes(length)
+    assert crc32c(data) == one_bit_at_a_time(data)
