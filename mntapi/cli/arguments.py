@@ -31,12 +31,21 @@ class SetArguments:
 
 def takes_set(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a verb the SET argument and its options; it receives one ``SetArguments`` as ``disks``."""
+    return _takes_set(function, "--format")
+
+
+def takes_source(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a verb whose ``--format`` says what it writes: the format of SET is ``--source-format``."""
+    return _takes_set(function, "--source-format")
+
+
+def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[..., Any]:
 
     @click.argument("set_path", metavar="SET", type=click.Path())
     @click.option(
         "-d", "--disk", "more", metavar="DISK", multiple=True, type=click.Path(), help="Another disk of this machine."
     )
-    @click.option("--format", "format_", metavar="NAME", help="Take the disks for this format (raw, vmdk) instead of looking.")
+    @click.option(format_option, "format_", metavar="NAME", help="Take the disks for this format instead of looking.")
     @click.option("--snapshot", metavar="NAME", help="The state of this snapshot (QCOW2, .vmx) instead of the current one.")
     @click.option("--parent", metavar="FILE", type=click.Path(), help="The parent of the disk, wherever the disk says it is.")
     @click.option(

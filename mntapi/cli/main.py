@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -18,6 +20,8 @@ VERBS = {
     "cat": "mntapi.cli.cat",
     "cp": "mntapi.cli.cp",
     "find": "mntapi.cli.find",
+    "map": "mntapi.cli.map",
+    "convert": "mntapi.cli.convert",
     "mount": "mntapi.cli.mount",
     "umount": "mntapi.cli.umount",
     "ps": "mntapi.cli.ps",
@@ -86,6 +90,9 @@ def cli() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # being told to end is an interrupt: what was begun is undone
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, signal.default_int_handler)
     try:
         result = cli.main(args=None if arguments is None else list(arguments), prog_name="mntapi", standalone_mode=False)
         sys.stdout.flush()

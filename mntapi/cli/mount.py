@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 import click
@@ -25,6 +24,12 @@ WORKER = (sys.executable, "-m", "mntapi_fuse.worker")
 )
 @click.option("--via", type=click.Choice(["user", "kernel"]), default="user", help="Who reads the file systems.")
 @click.option("--volume", metavar="NAME", help="Only this volume; its files lie directly in DIR.")
+@click.option(
+    "--overlay",
+    metavar="FILE|memory",
+    type=click.Path(),
+    help="Make it writable: changes go to FILE (QCOW2; FILE.diskN for several disks), or are forgotten at umount.",
+)
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C or umount.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, by the permissions the guest's files have.")
 @click.option("--fuse-backend", type=click.Choice(["kernel", "fusepy"]), default="kernel", help="Who speaks FUSE.")
@@ -35,18 +40,20 @@ def command(
     layout: str,
     via: str,
     volume: str | None,
+    overlay: str | None,
     foreground: bool,
     allow_other: bool,
     fuse_backend: str,
     as_json: bool,
 ) -> None:
-    """Mount SET on the empty folder DIR, read-only; returns when it is ready.
+    """Mount SET on the empty folder DIR; returns when it is ready. Read-only, unless there is an --overlay.
 
     By default every volume is a folder of DIR: DIR/disk0p1/etc/passwd. With --layout blocks, DIR/disks/disk0 and
-    DIR/volumes/disk0p1 are read-only files for losetup, fsck, qemu-img and others.
+    DIR/volumes/disk0p1 are files for losetup, fsck, qemu-img and others.
+
+    With --overlay these files, or with --via kernel the file systems, can be written; the disks of SET never are. FILE is made,
+    or gone on with if it was made for the same disk. mntapi overlay commit makes a full disk of it.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     request = MountRequest(
         specs=disks.specs,
         mountpoint=directory,
@@ -57,6 +64,7 @@ def command(
         volume=volume,
         allow_other=allow_other,
         backend=fuse_backend,
+        overlay=overlay,
     )
     mounted = mount(request)
     for note in mounted.notes:
