@@ -14,6 +14,7 @@ from mntapi.errors import Invalid, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.probe import probe
 from mntapi.filesystems.readers import READERS, open_filesystem
 from mntapi.images.opener import DirectOpener
+from mntapi.remote import is_url
 from mntapi.session.sets import open_spec
 from mntapi.types import DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
 from mntapi.volumes.scan import scan
@@ -99,9 +100,10 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
     """Open the disks of one machine read-only and find their volumes.
 
     Args:
-        paths: each the path of a disk or machine file, or a ``DiskSpec`` that says how to treat it; in any order.
+        paths: each a disk (a path, or a URL: NBD, HTTP), a machine file, or a ``DiskSpec`` that says how to treat it; in any
+            order.
         options: how strict to be with chains.
-        opener: how files are opened; by path in this process if None.
+        opener: how files are opened; by path or URL in this process if None.
 
     Returns:
         A ``DiskSet``: use it in ``with``, or call ``close``.
@@ -113,16 +115,25 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
     if not paths:
         raise Invalid("no disk was named")
     options = options or OpenOptions()
-    opener = opener or DirectOpener(options)
+    specs = [path if isinstance(path, DiskSpec) else DiskSpec(path) for path in paths]
+    opener = opener or _opener(specs, options)
     with ExitStack() as undo:
         disks = []
-        for path in paths:
-            spec = path if isinstance(path, DiskSpec) else DiskSpec(path)
+        for spec in specs:
             for image in open_spec(spec, opener, options):
                 undo.callback(image.blocks.close)
                 disks.append(_with_sector_size(image, spec.sector_size))
         volumes = scan(disks)
         return DiskSet(disks, volumes, undo.pop_all())
+
+
+def _opener(specs: Sequence[DiskSpec], options: OpenOptions) -> Opener:
+    files = DirectOpener(options)
+    if not any(is_url(spec.path) for spec in specs):
+        return files
+    from mntapi.remote.opener import RemoteOpener  # TLS and HTTP take time to import
+
+    return RemoteOpener(files, allow_outside=options.allow_outside)
 
 
 def _with_sector_size(image: Image, sector_size: int | None) -> Image:

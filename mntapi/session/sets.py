@@ -10,6 +10,7 @@ from mntapi.errors import Denied, MntapiError, NotFound, Unsupported
 from mntapi.images import ova
 from mntapi.images.formats import HEAD, Chain, open_image
 from mntapi.machines import MachineDisk, Snapshot, is_machine, read_machine
+from mntapi.remote import is_url
 from mntapi.types import DiskSpec, FileBlocks, Image, Opener, OpenOptions
 
 
@@ -20,7 +21,7 @@ def open_spec(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Iterator[
         NotFound: a disk of the machine is not where its file says, nor beside it.
         MntapiError: what opening raises.
     """
-    if spec.format is None and _is_machine(spec, opener):
+    if spec.format is None and not is_url(spec.path) and _is_machine(spec, opener):
         yield from _open_machine(spec, opener, options)
         return
     try:

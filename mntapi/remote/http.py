@@ -1,0 +1,234 @@
+"""A disk on a web server, read with range requests.
+
+A read that is smaller than a block goes through a cache of blocks; a larger one goes into the caller's buffer directly. There
+is no read-ahead: a block is one for small reads, and whoever reads much asks for much.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+from urllib.parse import urldefrag, urljoin
+
+from mntapi.blocks import check_range, whole
+from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, Unsupported
+from mntapi.remote.http_cache import BlockCache
+from mntapi.remote.http_connection import HttpConnection
+from mntapi.remote.http_protocol import (
+    REDIRECTS,
+    ServerBusy,
+    Version,
+    changed,
+    first_version,
+    part_length,
+    request_headers,
+)
+from mntapi.remote.pool import Pool
+from mntapi.remote.urls import Url
+from mntapi.remote.wire import ConnectionLost, Connector, dial, lost_again, placed, tls_context
+from mntapi.types import Extent, ExtentKind
+from mntapi.units import MIB
+
+BLOCK = MIB
+CACHE_BLOCKS = 32
+MAX_REQUEST = 4 * MIB
+"""Bytes of one range request."""
+MAX_PARTS = 64
+"""Answers that one range may be cut into by a server that gives less than asked (RFC 9110 section 15.3.7)."""
+MAX_REDIRECTS = 5
+ATTEMPTS = 5
+"""Times a request is made before it fails: the second at once (an idle connection goes stale), the others ever later."""
+TIMEOUT_S = 60.0
+"""For one attempt."""
+PATIENCE_S = 120.0
+"""After so long no other attempt is started."""
+CONNECTIONS = 4
+
+_R = TypeVar("_R")
+
+
+class HttpBlocks:
+    """A file on a web server. Thread-safe; each request takes one of a few keep-alive connections.
+
+    Always true: all bytes are of one state of the file, as far as the server tells states apart (ETag, date, size). Once it
+    was seen to have changed, every read is ReadFailed with the reason ``changed``. A server that overwrites a file in place
+    while it sends it can mix the two in one answer; only the next request shows that.
+    """
+
+    sector_size = 512
+
+    def __init__(
+        self, url: Url, place: Url, version: Version, pool: Pool[HttpConnection], *, timeout_s: float, backoff_s: float
+    ) -> None:
+        self._url = url
+        self._place = place
+        self._version = version
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._backoff_s = backoff_s
+        self._is_changed = False
+        self._cache = BlockCache(self._load, CACHE_BLOCKS)
+        self.path = url.display
+        self.size = version.size
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        connect: Connector = dial,
+        connections: int = CONNECTIONS,
+        eager: bool = False,
+        timeout_s: float = TIMEOUT_S,
+        backoff_s: float = 0.25,
+    ) -> HttpBlocks:
+        """Open the file at an ``http`` or ``https`` URL; ``USER:PASSWORD@`` in it is sent as Basic authentication.
+
+        The first request asks for one byte (some servers answer HEAD wrongly, and signed URLs permit only GET) and learns size
+        and validators. Up to five redirects are followed, never from https to http.
+
+        Args:
+            connect: gives connected sockets; encryption is done here, so it may be another process that connects.
+            connections: at most so many.
+            eager: make them all now, for a process that soon cannot. Web servers hang up on idle clients after seconds to
+                minutes, so such a process should rather have a ``connect`` that asks another one.
+            timeout_s: for one attempt of a request.
+            backoff_s: before the third attempt; doubled before each one after.
+
+        Raises:
+            NotFound: no such host or file. Denied: as the server or the system says, or a redirect to clear text.
+            Unsupported: the server cannot give ranges (reason ``no-range``). Invalid: the URL.
+            ReadFailed: nobody answers. Corrupt: somebody does, but not in HTTP.
+
+        Source: RFC 9110, RFC 9112.
+        """
+        parsed = Url.parse(url)
+        if parsed.is_nbd:
+            raise Invalid("is no URL of a web server", path=parsed.display)
+        tls_context()  # a redirect may want it later
+        try:
+            place, version, first = _retried(lambda _: _open_first(parsed, connect, timeout_s), backoff_s)
+        except MntapiError as error:
+            raise placed(error, parsed.display) from error.__cause__
+        pool = Pool(lambda: _reconnect(place, connect), connections)
+        pool.add(first)
+        if eager:
+            pool.fill()
+        return cls(parsed, place, version, pool, timeout_s=timeout_s, backoff_s=backoff_s)
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        length = len(buffer)
+        check_range(self.size, offset, length)
+        self._check_unchanged()
+        if length >= BLOCK:
+            for done in range(0, length, MAX_REQUEST):
+                self._fetch(offset + done, buffer[done : done + MAX_REQUEST])
+            return
+        done = 0
+        while done < length:
+            index, start = divmod(offset + done, BLOCK)
+            content = self._cache.block(index)[start : start + length - done]
+            buffer[done : done + len(content)] = content
+            done += len(content)
+
+    def _load(self, index: int) -> bytes:
+        start = index * BLOCK
+        content = bytearray(min(BLOCK, self.size - start))
+        self._fetch(start, memoryview(content))
+        return bytes(content)
+
+    def _fetch(self, offset: int, view: memoryview) -> None:
+        """Fill ``view``, in as many answers as the server makes of it."""
+        done = 0
+        for _ in range(MAX_PARTS):
+            done += self._fetch_part(offset + done, view[done:])
+            if done == len(view):
+                return
+        raise Corrupt("the web server gives too little at a time", path=self.path, offset=offset + done)
+
+    def _fetch_part(self, offset: int, view: memoryview) -> int:
+        try:
+            return _retried(lambda attempt: self._ask(offset, view, fresh=attempt > 0), self._backoff_s)
+        except MntapiError as error:
+            error = placed(error, self.path, offset)
+            if error.reason == "changed":
+                self._is_changed = True
+                self._cache.clear()
+            raise error from error.__cause__
+
+    def _ask(self, offset: int, view: memoryview, *, fresh: bool) -> int:
+        """One attempt: bytes received, from the start of ``view`` on."""
+        self._check_unchanged()
+        headers = request_headers(self._place, self._url, self._version, offset, len(view))
+        with self._pool.borrow(fresh=fresh) as connection:
+            response = connection.get(self._place.target, headers, length=len(view), timeout_s=self._timeout_s)
+            length = part_length(response.status, response.headers, self._version, offset, len(view))
+            connection.receive_body(response, view[:length])
+        return length
+
+    def _check_unchanged(self) -> None:
+        if self._is_changed:
+            raise changed("seen at an earlier read").located(path=self.path)
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """All DATA: HTTP knows no holes."""
+        check_range(self.size, offset, length)
+        return whole(offset, length, ExtentKind.DATA)
+
+    def close(self) -> None:
+        self._pool.close()
+        self._cache.clear()
+
+
+def _retried(ask: Callable[[int], _R], backoff_s: float) -> _R:
+    """``ask(attempt)``, again while the fault is one that may pass. Raises what the last attempt raised."""
+    end = time.monotonic() + PATIENCE_S
+    attempt = 0
+    while True:
+        pause_s = backoff_s * 2 ** (attempt - 1) if attempt else 0.0
+        try:
+            return ask(attempt)
+        except (ConnectionLost, ServerBusy):
+            attempt += 1
+            if attempt == ATTEMPTS or time.monotonic() + pause_s > end:
+                raise
+        time.sleep(pause_s)
+
+
+def _open_first(url: Url, connect: Connector, timeout_s: float) -> tuple[Url, Version, HttpConnection]:
+    """Ask for the first byte, where redirects lead: the place, the state of the file, and the connection."""
+    place = url
+    for _ in range(MAX_REDIRECTS + 1):
+        connection = HttpConnection.open(place, connect)
+        try:
+            response = connection.get(place.target, request_headers(place, url, None, 0, 1), length=1, timeout_s=timeout_s)
+            if response.status not in REDIRECTS:
+                version = first_version(response.status, response.headers)
+                if version.size:
+                    connection.receive_body(response, memoryview(bytearray(1)))
+                return place, version, connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        place = _redirected(place, response.headers.get("Location"))
+    raise Unsupported("the web server redirects on and on", expected=f"at most {MAX_REDIRECTS} redirects")
+
+
+def _redirected(place: Url, location: str | None) -> Url:
+    if location is None:
+        raise Corrupt("the web server redirects without saying where to")
+    target = Url.parse(urldefrag(urljoin(place.text, location)).url)
+    if target.is_nbd or (place.is_encrypted and not target.is_encrypted):
+        raise Denied(
+            f"the web server redirects from {place.scheme} to {target.scheme}", found=target.display, reason="redirect"
+        )
+    return target
+
+
+def _reconnect(place: Url, connect: Connector) -> HttpConnection:
+    try:
+        return HttpConnection.open(place, connect)
+    except MntapiError as error:
+        raise lost_again(error) from error
