@@ -47,7 +47,7 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 (the name that http.server calls)
 
     def log_message(self, *_: object) -> None:
         """Nothing on the test's standard error."""
