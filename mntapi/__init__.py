@@ -16,8 +16,8 @@ The layers, bottom up: ``types`` and ``errors``, ``blocks``, ``images`` | ``volu
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's own takes time to import, in which a Ctrl-C would print a traceback
 if TYPE_CHECKING:
     from mntapi.blocks import read
     from mntapi.errors import MntapiError

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class ExtentKind(enum.Enum):
@@ -58,6 +58,26 @@ class Blocks(Protocol):
 
     def close(self) -> None:
         """Release what it owns; further reads raise. Closing twice is fine."""
+
+
+@runtime_checkable
+class WritableBlocks(Blocks, Protocol):
+    """``Blocks`` that can be written: an overlay, or a part of one. Never an original."""
+
+    def write(self, offset: int, content: memoryview) -> None:
+        """Write all of ``content`` (format ``B``) at ``offset``; reads see it at once, the medium after ``flush``.
+
+        Raises:
+            Invalid: the range is not inside ``0 .. size``.
+            MntapiError: it cannot be written; its errno is the system's (ENOSPC). Some of it may have been.
+        """
+
+    def discard(self, offset: int, length: int) -> None:
+        """The range is not needed any more. Whole blocks in it, of whatever size it keeps, read as zeros from now on; the
+        rest keeps its bytes. Raises as ``write``."""
+
+    def flush(self) -> None:
+        """Return when all that was written before is on the medium. Raises as ``write``."""
 
 
 class FileBlocks(Blocks, Protocol):

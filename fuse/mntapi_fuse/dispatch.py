@@ -16,6 +16,7 @@ from mntapi_fuse import protocol
 from mntapi_fuse.handles import Files, Listings
 from mntapi_fuse.operations import Attributes, DirEntry, Operations, errno_of
 from mntapi_fuse.protocol import Feature, Opcode
+from mntapi_fuse.writing import UNKNOWN, Writer
 
 Handler = Callable[[int, memoryview, memoryview], int]
 _Packer = Callable[[DirEntry, int, memoryview, int, int], int]
@@ -49,6 +50,10 @@ class Dispatcher:
         self._files = Files(operations.open)
         self._listings = Listings(operations.readdir)
         self._features = Feature(0)
+        self._writer = None if operations.changes is None else Writer(operations)
+        self._refused: Mapping[int, int] = _REFUSED
+        self.max_request = protocol.REQUEST_SIZE
+        """Bytes of the longest request."""
         self._handlers: dict[int, Handler] = {
             Opcode.INIT: self._init,
             Opcode.LOOKUP: self._lookup,
@@ -68,6 +73,10 @@ class Dispatcher:
             Opcode.LISTXATTR: self._listxattr,
             Opcode.DESTROY: self._done,
         }
+        if self._writer:
+            self._handlers.update(self._writer.handlers)
+            self._refused = {**_REFUSED, **UNKNOWN}
+            self.max_request += protocol.MAX_WRITE
 
     def answer(self, opcode: int, node: int, request: memoryview, reply: memoryview) -> int:
         """Bytes put into ``reply``, or a negative errno. Never raises an Exception: this is the boundary of a FUSE operation.
@@ -76,7 +85,7 @@ class Dispatcher:
         """
         handler = self._handlers.get(opcode)
         if handler is None:
-            return -_REFUSED.get(opcode, errno.ENOSYS)
+            return -self._refused.get(opcode, errno.ENOSYS)
         try:
             return handler(node, request, reply)
         except Exception as error:  # noqa: BLE001 (the boundary)
@@ -88,7 +97,7 @@ class Dispatcher:
 
     def _init(self, node: int, request: memoryview, reply: memoryview) -> int:
         init = protocol.parse_init(request[_HEADER_SIZE:])
-        length = protocol.pack_init(init, reply)
+        length = protocol.pack_init(init, reply, max_write=protocol.MAX_WRITE if self._writer else protocol.PAGE)
         self._features = init.features
         return length
 
@@ -112,9 +121,14 @@ class Dispatcher:
 
     def _open(self, node: int, request: memoryview, reply: memoryview) -> int:
         (flags,) = protocol.OPEN_IN.unpack_from(request, _HEADER_SIZE)
-        if flags & os.O_ACCMODE != os.O_RDONLY:
+        for_writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if self._writer:
+            how = self._writer.open_flags(node, for_writing=for_writing)
+        elif for_writing:
             return -errno.EROFS
-        protocol.OPEN_OUT.pack_into(reply, 0, self._files.open(node), protocol.OPEN_KEEP_CACHE)
+        else:
+            how = protocol.OPEN_KEEP_CACHE
+        protocol.OPEN_OUT.pack_into(reply, 0, self._files.open(node), how)
         return protocol.OPEN_OUT.size
 
     def _read(self, node: int, request: memoryview, reply: memoryview) -> int:

@@ -169,7 +169,7 @@ class _Paths:
         return [(".", itself, 0), ("..", itself, 0), *self._entries(path)]
 
     def _entries(self, path: str) -> Iterator[tuple[str, Mapping[str, int], int]]:
-        for name, (_number, node) in self._operations.readdir(self._number(path)):
+        for name, (_number, node, _is_lasting) in self._operations.readdir(self._number(path)):
             yield os.fsdecode(name), _brief(node), 0
 
     @_answered

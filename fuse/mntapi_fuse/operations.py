@@ -1,4 +1,4 @@
-"""What a tree must answer to be shown by either backend: one read-only protocol, by node number.
+"""What a tree must answer to be shown by either backend: one protocol, by node number. Few trees can be written.
 
 Node numbers are stateless: they come from the tree itself (an inode number, a position in a list), never from a table of
 what the kernel has looked up. So FORGET has nothing to do, a worker that was restarted knows every number its predecessor
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from mntapi.errors import MntapiError
-from mntapi.types import Blocks, Capacity, Node
+from mntapi.types import Blocks, Capacity, Node, WritableBlocks
 
 ROOT = 1
 """Node number of the top folder (``FUSE_ROOT_ID``)."""
@@ -29,6 +29,8 @@ class Attributes(NamedTuple):
 
     number: int
     node: Node
+    is_lasting: bool = True
+    """False: ask again each time, for it may change. Names last in any case."""
 
 
 class DirEntry(NamedTuple):
@@ -44,12 +46,35 @@ class NoAttribute(MntapiError):
     errno = errno.ENODATA
 
 
+class ReadOnly(MntapiError):
+    """The file cannot be written."""
+
+    errno = errno.EROFS
+
+
+class Changes(Protocol):
+    """The files of a tree that can be written. Sizes and names stay as they are. Thread-safe, raises as ``Operations``."""
+
+    def is_writable(self, node: int) -> bool:
+        """Whether this file is one of them."""
+
+    def change(self, node: int) -> WritableBlocks:
+        """The file's contents, which are about to be changed; the caller does not close them. Raises ReadOnly."""
+
+    def flush(self, node: int) -> None:
+        """Return when all that was written to this file is on the medium; at once if it cannot be written."""
+
+
 class Operations(Protocol):
-    """A read-only tree. Thread-safe. All methods raise MntapiError; its errno is what the program behind the mount sees."""
+    """A tree. Thread-safe. All methods raise MntapiError; its errno is what the program behind the mount sees."""
 
     @property
     def has_xattrs(self) -> bool:
         """False: no node has any, and the kernel need never ask."""
+
+    @property
+    def changes(self) -> Changes | None:
+        """What can be written. None: nothing ever changes, and the kernel may keep for ever what it has read."""
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
         """The entry of that name. Raises NotFound if there is none, which the kernel then remembers."""

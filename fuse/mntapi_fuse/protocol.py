@@ -29,6 +29,8 @@ MAX_READ = MAX_PAGES * PAGE
 """Bytes of the largest read that is asked for: 1 MiB (``FUSE_MAX_MAX_PAGES``)."""
 REQUEST_SIZE = 64 * 1024
 """Bytes of the buffer for requests. 8 KiB is the least the kernel takes; more lets it forget more nodes in one go."""
+MAX_WRITE = MAX_READ
+"""Bytes of the largest write to a tree that can be written; the buffer for requests has to be longer by that."""
 NAME_MAX = 1024
 """``FUSE_NAME_MAX``: one longer name makes the kernel refuse the whole folder."""
 TARGET_MAX = PAGE - 1
@@ -97,6 +99,7 @@ class Feature(enum.IntFlag):
 
     ASYNC_READ = 1 << 0
     EXPORT_SUPPORT = 1 << 4
+    BIG_WRITES = 1 << 5
     DO_READDIRPLUS = 1 << 13
     ASYNC_DIO = 1 << 15
     PARALLEL_DIROPS = 1 << 18
@@ -104,14 +107,18 @@ class Feature(enum.IntFlag):
     CACHE_SYMLINKS = 1 << 23
     NO_OPENDIR_SUPPORT = 1 << 24
     INIT_EXT = 1 << 30
+    DIRECT_IO_ALLOW_MMAP = 1 << 36
     HAS_RESEND = 1 << 39
 
 
 WANTED = Feature(sum(Feature))
-"""All of the above. READDIRPLUS_AUTO is not among them: an entry is read together with its node, so telling both is free."""
+"""All of the above. READDIRPLUS_AUTO is not among them: an entry is read together with its node, so telling both is free.
+Nor is WRITEBACK_CACHE: what is written to one file would be seen late in another that shows the same bytes."""
 
+OPEN_DIRECT_IO = 1 << 0
 OPEN_KEEP_CACHE = 1 << 1
 OPEN_CACHE_DIR = 1 << 3
+OPEN_NOFLUSH = 1 << 5
 NOTIFY_RESEND = 7
 MAX_BACKGROUND = 64
 CONGESTION = 48
@@ -132,6 +139,13 @@ OPEN_OUT = struct.Struct("=QI4x")
 RELEASE_IN = struct.Struct("=Q16x")
 LSEEK_IN = struct.Struct("=QQI4x")
 LSEEK_OUT = struct.Struct("=Q")
+WRITE_IN = struct.Struct("=QQI20x")
+"""fh, offset, size; the bytes follow."""
+WRITE_OUT = struct.Struct("=I4x")
+FALLOCATE_IN = struct.Struct("=QQQI4x")
+"""fh, offset, length, mode."""
+SETATTR_IN = struct.Struct("=I4xQQ64x")
+"""valid, fh, size, and what is never changed here."""
 GETXATTR_IN = struct.Struct("=I4x")
 GETXATTR_OUT = struct.Struct("=I4x")
 KSTATFS = struct.Struct("=QQQQQIII28x")
@@ -148,6 +162,13 @@ DIRENTPLUS = struct.Struct("=" + _ENTRY + _ATTR + "QQII")
 STATX_OUT = struct.Struct("=QI20x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
 """attr_valid; mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask; access, birth, change and
 modification time; rdev major and minor, dev major and minor. Linux 6.6, ``struct fuse_statx_out``."""
+
+SETATTR_SIZE = 1 << 3
+SETATTR_OWNER = 1 << 0 | 1 << 1 | 1 << 2
+"""Mode, user and group."""
+FALLOCATE_KEEP_SIZE = 1
+FALLOCATE_PUNCH_HOLE = 2
+FALLOCATE_ZERO_RANGE = 16
 
 _STATX_BASIC = 0x7FF
 _STATX_BTIME = 0x800
@@ -182,8 +203,8 @@ def parse_init(body: bytes | memoryview) -> Init:
     return Init(major, minor, max_readahead, Feature(flags | flags2 << 32))
 
 
-def pack_init(init: Init, reply: memoryview) -> int:
-    """Agree to what we want and the kernel offers.
+def pack_init(init: Init, reply: memoryview, *, max_write: int = PAGE) -> int:
+    """Agree to what we want and the kernel offers. ``max_write``: bytes of the largest write.
 
     Raises:
         Unsupported: the kernel's protocol is older than 7.31, or not version 7.
@@ -196,7 +217,6 @@ def pack_init(init: Init, reply: memoryview) -> int:
             hint="Linux 5.4 or later is needed",
         )
     agreed = int(init.features & WANTED)
-    max_write = PAGE
     low, high = agreed & _U32, agreed >> 32
     background = (MAX_BACKGROUND, CONGESTION)
     INIT_OUT.pack_into(reply, 0, MAJOR, MINOR, init.max_readahead, low, *background, max_write, 1, MAX_PAGES, 0, high)
@@ -234,6 +254,11 @@ def _attr(node: Node) -> tuple[int, ...]:
     )
 
 
+def _valid_s(attributes: Attributes) -> int:
+    """How long the kernel may keep them."""
+    return FOR_EVER_S if attributes.is_lasting else 0
+
+
 def _sectors(node: Node) -> int:
     return (node.allocated + 511) >> 9
 
@@ -246,13 +271,13 @@ def _encode_device(rdev: int) -> int:
 
 def pack_attributes(attributes: Attributes, reply: memoryview) -> int:
     """The answer to GETATTR."""
-    ATTR_OUT.pack_into(reply, 0, FOR_EVER_S, 0, *_attr(attributes.node))
+    ATTR_OUT.pack_into(reply, 0, _valid_s(attributes), 0, *_attr(attributes.node))
     return ATTR_OUT.size
 
 
 def pack_entry(attributes: Attributes, reply: memoryview) -> int:
     """The answer to LOOKUP."""
-    ENTRY_OUT.pack_into(reply, 0, attributes.number, 0, FOR_EVER_S, FOR_EVER_S, 0, 0, *_attr(attributes.node))
+    ENTRY_OUT.pack_into(reply, 0, attributes.number, 0, FOR_EVER_S, _valid_s(attributes), 0, 0, *_attr(attributes.node))
     return ENTRY_OUT.size
 
 
@@ -271,7 +296,7 @@ def pack_statx(attributes: Attributes, reply: memoryview) -> int:
     sizes = (node.inode & _U64, min(node.size, _SIZE_MAX), min(_sectors(node), _SIZE_MAX))
     times = (*divmod(node.atime_ns, _NS), *divmod(birth or 0, _NS), *divmod(node.ctime_ns, _NS), *divmod(node.mtime_ns, _NS))
     device = (os.major(node.rdev & _U64), os.minor(node.rdev & _U64))
-    STATX_OUT.pack_into(reply, 0, FOR_EVER_S, 0, mask, PAGE, 0, *owner, *sizes, 0, *times, *device, 0, 0)
+    STATX_OUT.pack_into(reply, 0, _valid_s(attributes), 0, mask, PAGE, 0, *owner, *sizes, 0, *times, *device, 0, 0)
     return STATX_OUT.size
 
 
@@ -305,9 +330,9 @@ def pack_direntplus(entry: DirEntry, position: int, reply: memoryview, at: int, 
     end = at + DIRENTPLUS.size + (len(name) + 7 & ~7)
     if end > limit:
         return at
-    number, node = entry.attributes
-    attr = _attr(node)
-    head = (number, 0, FOR_EVER_S, FOR_EVER_S, 0, 0) if number else _NO_ENTRY
+    attributes = entry.attributes
+    number, attr = attributes.number, _attr(attributes.node)
+    head = (number, 0, FOR_EVER_S, _valid_s(attributes), 0, 0) if number else _NO_ENTRY
     DIRENTPLUS.pack_into(reply, at, *head, *attr, attr[0], position, len(name), attr[9] >> 12)
     _put_name(name, reply, at + DIRENTPLUS.size, end)
     return end

@@ -120,7 +120,7 @@ class _Crew:
         """Answer requests until there are no more, or until a helper is no longer needed."""
         receive, send, answer = self._connection.receive, self._connection.send, self._dispatcher.answer
         unpack, pack, head = protocol.HEADER.unpack_from, protocol.REPLY.pack_into, protocol.REPLY.size
-        request, reply = _buffers()
+        request, reply = _buffers(self._dispatcher.max_request)
         body = reply[head:]
         quick = 0
         while length := receive(request):
@@ -183,8 +183,8 @@ class _Crew:
             self._workers.remove(worker)
 
 
-def _buffers() -> tuple[memoryview, memoryview]:
+def _buffers(max_request: int) -> tuple[memoryview, memoryview]:
     """One thread's room for a request and for a reply. The reply's body begins on a page boundary: the kernel copies it page by
     page, and would otherwise touch each of its pages twice."""
     reply = memoryview(mmap.mmap(-1, protocol.PAGE + protocol.MAX_READ))
-    return memoryview(mmap.mmap(-1, protocol.REQUEST_SIZE)), reply[protocol.PAGE - protocol.REPLY.size :]
+    return memoryview(mmap.mmap(-1, max_request)), reply[protocol.PAGE - protocol.REPLY.size :]

@@ -48,6 +48,7 @@ class TreeFs:
     """One file system. Borrows it: whoever opened it closes it."""
 
     has_xattrs = True
+    changes = None
 
     def __init__(self, filesystem: FileSystem) -> None:
         self._filesystem = filesystem

@@ -4,6 +4,7 @@ Started as ``python -m mntapi_fuse.worker FD``, FD being a socket to the command
 
     command  open    the disks and options
     worker   file    ... asks for each file of the chains; the command opens it and sends the descriptor
+    worker   overlay ... with --overlay FILE: asks for the file of each disk's changes, and gets it for reading and writing
     worker   opened  what was found, or error
     command  serve   layout, volume, backend, with the mounted /dev/fuse descriptor
     worker   ready   the kernel's INIT has been answered
@@ -15,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import pkgutil
+import signal
 import socket
 import sys
 import threading
@@ -27,13 +29,16 @@ import mntapi.filesystems
 import mntapi.images
 import mntapi.machines
 import mntapi.volumes
+from mntapi.blocks.memory_overlay import MAX_MEMORY
 from mntapi.errors import MntapiError, NotFound
-from mntapi.kernel.sandbox import confine
+from mntapi.kernel.sandbox import Confinement, confine
+from mntapi.kernel.storage import become_io_flusher
 from mntapi.session.broker import BrokeredOpener
 from mntapi.session.channel import Channel, ChannelClosed, Message, pack_error
 from mntapi.session.diskset import DiskSet, open_disks
+from mntapi.session.overlay import MEMORY, overlays_from, overlays_in_memory, volume_blocks, with_overlays
 from mntapi.session.tree import VolumeTree
-from mntapi.types import DiskSpec, OpenOptions, Volume
+from mntapi.types import DiskSpec, OpenOptions, Volume, WritableBlocks
 from mntapi.units import MIB
 from mntapi_fuse.blockfs import BlockFs
 from mntapi_fuse.operations import Operations
@@ -44,6 +49,8 @@ MEMORY_LIMIT = 1024 * MIB
 _ENCODINGS = ("ascii", "cp1252", "gbk", "big5", "shift_jis", "euc_kr", "latin_1", "utf_8", "utf_16_le", "utf_16_be", "idna")
 _NEVER_NEEDED = ("mntapi.images.checking",)
 """What only other commands use."""
+_OPEN_FILES = 8192
+"""Descriptors: a disk may lie in thousands of extents."""
 _THREAD_STACK = MIB
 """Bytes of a thread's stack; they count towards the limit."""
 
@@ -56,16 +63,36 @@ def main() -> int:
         request, _ = channel.receive()
         _preload(request)
         threading.stack_size(_THREAD_STACK)
-        confined = confine(memory_limit=MEMORY_LIMIT)
+        confined = _confine(request["overlay"])
         return _work(channel, request, asdict(confined))
     except ChannelClosed:
         return 1  # the command went away before the mount was ready; it undoes what it made
+
+
+def _confine(overlay: str | None) -> Confinement:
+    """Give up all rights but those that the request needs. A worker with changes to lose flushes them when told to end."""
+    if overlay is None:
+        return confine(memory_limit=MEMORY_LIMIT, open_files=_OPEN_FILES)
+    signal.signal(signal.SIGTERM, _end)
+    become_io_flusher()
+    if overlay == MEMORY:
+        return confine(memory_limit=MEMORY_LIMIT + MAX_MEMORY, open_files=_OPEN_FILES)
+    return confine(memory_limit=MEMORY_LIMIT, open_files=_OPEN_FILES, file_size_limit=None)
+
+
+def _end(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _work(channel: Channel, request: Message, confined: Message) -> int:
     options = OpenOptions(**{**request["options"], "passphrases": tuple(request["options"]["passphrases"])})
     try:
         disk_set = open_disks(*(DiskSpec(**spec) for spec in request["disks"]), options=options, opener=BrokeredOpener(channel))
+        if request["overlay"] is not None:
+            is_memory = request["overlay"] == MEMORY
+            overlay_of = overlays_in_memory() if is_memory else overlays_from(channel, len(disk_set.disks))
+            disk_set = with_overlays(disk_set, overlay_of)
     except MntapiError as error:
         channel.send(pack_error(error))
         return 1
@@ -77,7 +104,11 @@ def _work(channel: Channel, request: Message, confined: Message) -> int:
         except MntapiError as error:
             channel.send(pack_error(error))
             return 1
-        _serve(order["backend"], fds[0], operations, lambda: _ready(channel))
+        try:
+            _serve(order["backend"], fds[0], operations, lambda: _ready(channel))
+        finally:
+            if request["overlay"] is not None:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do must not be cut short
     return 0
 
 
@@ -107,6 +138,7 @@ def _describe(disk_set: DiskSet, volume: Volume) -> dict[str, Any]:
         "filesystem": content.signature.kind if content.signature else None,
         "state": content.state.value,
         "reason": content.reason,
+        "is_writable": isinstance(volume_blocks(disk_set, volume), WritableBlocks),
     }
 
 
@@ -114,7 +146,7 @@ def _operations(disk_set: DiskSet, order: Message) -> Operations:
     wanted = [disk_set.volume(order["volume"])] if order["volume"] else list(disk_set.volumes)
     if order["layout"] == "blocks":
         disks = {f"disk{index}": disk.blocks for index, disk in enumerate(disk_set.disks)}
-        return BlockFs({"disks": disks, "volumes": {volume.name: volume.blocks for volume in wanted}})
+        return BlockFs({"disks": disks, "volumes": {volume.name: volume_blocks(disk_set, volume) for volume in wanted}})
     if not wanted:
         raise NotFound("there is no volume to mount")
     return TreeFs(disk_set.filesystem(wanted[0]) if order["volume"] else VolumeTree(disk_set))

@@ -41,13 +41,11 @@ def takes_source(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[..., Any]:
 
-    @click.argument("set_path", metavar="SET", type=click.Path())
-    @click.option(
-        "-d", "--disk", "more", metavar="DISK", multiple=True, type=click.Path(), help="Another disk of this machine."
-    )
+    @click.argument("set_path", metavar="SET")
+    @click.option("-d", "--disk", "more", metavar="DISK", multiple=True, help="Another disk of this machine.")
     @click.option(format_option, "format_", metavar="NAME", help="Take the disks for this format instead of looking.")
     @click.option("--snapshot", metavar="NAME", help="The state of this snapshot (QCOW2, .vmx) instead of the current one.")
-    @click.option("--parent", metavar="FILE", type=click.Path(), help="The parent of the disk, wherever the disk says it is.")
+    @click.option("--parent", metavar="FILE", help="The parent of the disk, wherever the disk says it is.")
     @click.option(
         "--key-file", "key_files", multiple=True, type=click.File("rb"), help="A file with the passphrase of the disk."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -37,28 +38,28 @@ def command(disks: SetArguments, path: str, long: bool, recursive: bool, as_json
     return PARTIAL if walker.failed else OK
 
 
-def _folders(tree: FileSystem, walker: Walker, path: str, recursive: bool) -> list[tuple[str, list[Entry]]]:
+def _folders(tree: FileSystem, walker: Walker, path: str, recursive: bool) -> Iterator[tuple[str, list[Entry]]]:
     """Each folder's path with its entries sorted by name; a PATH that is no folder counts as the one entry of its parent."""
     node = resolve(tree, path, follow_last=path.endswith("/"))
     names = parts_of(path)
     if node.kind is not FileKind.DIRECTORY:
-        return [("/" + "/".join(names[:-1]), [Entry(names[-1], node)])]
-    top = "/" + "/".join(names)
-    found = [(top, _sorted(walker.folder(top, node)))]
-    for folder, entries in found if recursive else ():
-        found.extend(
-            (join(folder, name), _sorted(walker.folder(join(folder, name), child)))
-            for name, child in entries
-            if child.kind is FileKind.DIRECTORY
-        )
-    return found
+        yield "/" + "/".join(names[:-1]), [Entry(names[-1], node)]
+        return
+    todo = [("/" + "/".join(names), node)]
+    while todo:
+        folder, node = todo.pop()
+        entries = _sorted(walker.folder(folder, node))
+        yield folder, entries
+        if recursive:
+            inner = [(join(folder, name), child) for name, child in entries if child.kind is FileKind.DIRECTORY]
+            todo.extend(reversed(inner))
 
 
 def _sorted(entries: list[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _print(tree: FileSystem, folders: list[tuple[str, list[Entry]]], long: bool, recursive: bool) -> None:
+def _print(tree: FileSystem, folders: Iterable[tuple[str, list[Entry]]], long: bool, recursive: bool) -> None:
     for index, (folder, entries) in enumerate(folders):
         if recursive:
             emit(("\n" if index else "") + shown(folder) + ":")

@@ -22,9 +22,11 @@ VERBS = {
     "find": "mntapi.cli.find",
     "map": "mntapi.cli.map",
     "convert": "mntapi.cli.convert",
+    "check": "mntapi.cli.check",
     "mount": "mntapi.cli.mount",
     "umount": "mntapi.cli.umount",
     "ps": "mntapi.cli.ps",
+    "overlay": "mntapi.cli.overlay",
     "clean": "mntapi.cli.clean",
     "doctor": "mntapi.cli.doctor",
 }
@@ -52,6 +54,18 @@ _EXIT_BY_ERROR = (
     (errors.ReadFailed, CORRUPT),
     (errors.Invalid, USAGE),
 )
+
+
+_HINTS = {
+    FAILED: "mntapi doctor says what this host has and lacks",
+    USAGE: "mntapi VERB --help",
+    NOT_FOUND: "mntapi info shows disks and volumes, mntapi ls what is in a folder",
+    BUSY: "mntapi ps shows what is mounted",
+    DENIED: "run as root, or as the owner of the files",
+    UNSUPPORTED: "mntapi info shows what can be read; --layout blocks presents the rest as it is",
+    CORRUPT: "the rest of the disk stays readable; another backup may have what is damaged here",
+}
+"""What to do next, where the error itself does not say."""
 
 
 class _Verbs(click.Group):
@@ -100,6 +114,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return request.exit_code
     except (KeyboardInterrupt, click.Abort):
         complain("error: interrupted")
+        complain("hint: what was begun has been undone")
         return INTERRUPTED
     except click.ClickException as error:
         return _usage(error)
@@ -107,6 +122,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return report(error)
     except BrokenPipeError:
         return _pipe_closed()
+    except OSError as error:
+        return report(errors.Failed(f"cannot be written: {error.strerror}", path=error.filename or "standard output"))
     except Exception as error:  # noqa: BLE001 (boundary: a defect of ours must still be one line)
         return _defect(error)
     return result if isinstance(result, int) else OK
@@ -114,10 +131,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def report(error: errors.MntapiError) -> int:
     """Print an error and its hint; returns the exit code it stands for."""
+    code = next((code for kind, code in _EXIT_BY_ERROR if isinstance(error, kind)), FAILED)
     complain(f"error: {error}")
-    if error.hint:
-        complain(f"hint: {error.hint}")
-    return next((code for kind, code in _EXIT_BY_ERROR if isinstance(error, kind)), FAILED)
+    complain(f"hint: {error.hint or _HINTS[code]}")
+    return code
 
 
 def _usage(error: click.ClickException) -> int:

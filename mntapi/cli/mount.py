@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -12,13 +13,14 @@ from mntapi.cli.output import complain, emit_json
 from mntapi.session.mounts import Mounted, MountRequest, mount
 from mntapi.session.teardown import unmount_if_there
 
+MAX_NOTES = 12
 WORKER = (sys.executable, "-m", "mntapi_fuse.worker")
 """The program that serves a mount."""
 
 
 @click.command("mount", short_help="Mount on a folder, or present block files.")
 @takes_set
-@click.argument("directory", metavar="DIR", type=click.Path())
+@click.argument("directory", metavar="DIR")  # no click.Path: its stat hangs where a server is stuck
 @click.option(
     "--layout", type=click.Choice(["volumes", "blocks"]), default="volumes", help="Files, or disks and volumes as files."
 )
@@ -67,8 +69,12 @@ def command(
         overlay=overlay,
     )
     mounted = mount(request)
-    for note in mounted.notes:
+    if not foreground:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: 'interrupted' would say that nothing is mounted
+    for note in mounted.notes[:MAX_NOTES]:
         complain(f"note: {note}")
+    if len(mounted.notes) > MAX_NOTES:
+        complain(f"note: {len(mounted.notes) - MAX_NOTES} more; mntapi info shows all")
     if as_json:
         emit_json({"id": mounted.record.id, "mountpoint": mounted.record.mountpoint, "pid": mounted.worker.id.pid})
         sys.stdout.flush()

@@ -8,9 +8,6 @@ from mntapi.cli.output import complain
 from mntapi.errors import Corrupt, MntapiError
 from mntapi.types import Entry, FileKind, FileSystem, Node
 
-MAX_DEPTH = 4096
-"""Folders inside one another; deeper is a loop in a damaged file system."""
-
 
 def join(path: str, name: str) -> str:
     """``/disk0p1`` and ``etc`` make ``/disk0p1/etc``."""
@@ -22,12 +19,17 @@ class Walker:
 
     def __init__(self, tree: FileSystem) -> None:
         self._tree = tree
+        self._seen: set[int] = set()
+        """Folders entered: a second way to one is a loop, or a damaged link, and would never end."""
         self.failed = 0
 
     def folder(self, path: str, node: Node) -> list[Entry]:
         """The entries of a folder; after an error those read before it."""
         entries: list[Entry] = []
         try:
+            if node.inode in self._seen:
+                raise Corrupt("a folder that has been met before: the file system loops", reason="folder-loop")
+            self._seen.add(node.inode)
             entries.extend(self._tree.scan(node))
         except MntapiError as error:
             self.failed += 1
@@ -45,8 +47,6 @@ class Walker:
             yield entry
             entry_path, (_, child) = entry
             if child.kind is FileKind.DIRECTORY:
-                if len(stack) >= MAX_DEPTH:
-                    raise Corrupt("folders are nested too deeply", path=entry_path, expected=f"at most {MAX_DEPTH}")
                 stack.append(self._folder_frame(entry_path, child))
 
     def _folder_frame(self, path: str, node: Node) -> Iterator[tuple[str, Entry]]:

@@ -1,8 +1,9 @@
 """Which driver of the kernel mounts a file system, and the options that keep it from changing or trusting anything.
 
-One visible table. Always true of an entry: no journal is replayed, and a superblock that asks for a panic on errors
-(``tune2fs -e panic`` inside a guest) does not get it: ext4 would stop this machine even for a read-only mount
-(Linux 5.12, "ext4: always panic when errors=panic is specified"), so its entries say ``errors=continue``.
+Two visible tables, for reading and for writing. Always true of an entry of the first: no journal is replayed. Of both: a
+superblock that asks for a panic on errors (``tune2fs -e panic`` inside a guest) does not get it: ext4 would stop this machine
+even for a read-only mount (Linux 5.12, "ext4: always panic when errors=panic is specified"), so its entries say
+``errors=continue``, or ``errors=remount-ro`` where nothing must be written on top of damage.
 
 Source: Documentation/filesystems/*.rst of Linux 6.12 per file system; ntfs-3g(8).
 """
@@ -57,15 +58,41 @@ DRIVERS: dict[str, tuple[Driver, ...]] = {
     "romfs": (Driver("romfs"),),
     "cramfs": (Driver("cramfs"),),
 }
+_STOP = "errors=remount-ro"
+
+WRITABLE: dict[str, tuple[Driver, ...]] = {
+    # For overlays: journals are replayed, into the overlay. What is not here is mounted as above.
+    "ext2": (Driver("ext4", _STOP), Driver("ext2", _STOP)),
+    "ext3": (Driver("ext4", _STOP), Driver("ext3", _STOP)),
+    "ext4": (Driver("ext4", _STOP),),
+    "xfs": (Driver("xfs", "nouuid"),),
+    "btrfs": (Driver("btrfs"),),
+    # ntfs-3g first: it is the one that has been writing NTFS for long, and replays the log of a volume that was not unmounted.
+    "ntfs": (Driver("ntfs-3g", program="ntfs-3g", package="ntfs-3g"), Driver("ntfs3", "iocharset=utf8")),
+    "vfat": (Driver("vfat", f"utf8=1,{_STOP}"),),
+    "exfat": (Driver("exfat", f"iocharset=utf8,{_STOP}"),),
+    "hfs": (Driver("hfs"),),
+    "hfsplus": (Driver("hfsplus"),),  # the driver itself stays read-only where there is a journal
+    "udf": (Driver("udf"),),
+    "f2fs": (Driver("f2fs"),),
+    "jfs": (Driver("jfs", _STOP),),
+    "nilfs2": (Driver("nilfs2", _STOP),),
+    "minix": (Driver("minix"),),
+}
 ALIASES = {"fat12": "vfat", "fat16": "vfat", "fat32": "vfat", "fat": "vfat", "hfs+": "hfsplus", "ufs1": "ufs", "ufs2": "ufs"}
 """Other names that a probe may give; both are accepted."""
 
-TRY_NEXT = (errno.ENODEV, errno.EINVAL)
+TRY_NEXT = (errno.ENODEV, errno.EINVAL, errno.EROFS)
 
 
 def drivers(kind: str) -> tuple[Driver, ...]:
-    """The ways to mount this kind, best first; none if Linux has no driver for it."""
+    """The ways to mount this kind read-only, best first; none if Linux has no driver for it."""
     return DRIVERS.get(ALIASES.get(kind, kind), ())
+
+
+def writable_drivers(kind: str) -> tuple[Driver, ...]:
+    """The ways to mount this kind for writing, best first; none if Linux cannot write it."""
+    return WRITABLE.get(ALIASES.get(kind, kind), ())
 
 
 def registered() -> frozenset[str]:

@@ -17,7 +17,7 @@ import stat
 
 from mntapi.errors import Denied, Failed, Invalid, MntapiError, NotFound, Unsupported
 from mntapi.kernel import libc
-from mntapi.kernel.mount import SAFE_FLAGS, busy, explain, holders, unmount
+from mntapi.kernel.mount import MS_RDONLY, SAFE_FLAGS, busy, explain, holders, unmount
 from mntapi.kernel.mountinfo import canonical, mount_at
 from mntapi.kernel.nodes import ensure_node
 from mntapi.kernel.run import run
@@ -41,9 +41,10 @@ def open_fuse_and_mount(
     subtype: str = "mntapi",
     allow_other: bool = False,
     default_permissions: bool = False,
+    read_only: bool = True,
     max_read: int = MIB,
 ) -> int:
-    """Mount a new FUSE connection read-only on ``target`` and return its descriptor (close-on-exec, the caller's to close).
+    """Mount a new FUSE connection on ``target`` and return its descriptor (close-on-exec, the caller's to close).
 
     Args:
         target: a folder, or a regular file if the root of what will be served is one.
@@ -51,6 +52,7 @@ def open_fuse_and_mount(
         subtype: the type is shown as ``fuse.<subtype>``.
         allow_other: other users may enter; without root this has to be allowed in /etc/fuse.conf.
         default_permissions: the kernel checks the permission bits we show.
+        read_only: the kernel refuses all writes by itself.
         max_read: bytes of the largest read the kernel asks for.
 
     Raises:
@@ -69,8 +71,8 @@ def open_fuse_and_mount(
     options += ["allow_other"] if allow_other else []
     options += ["default_permissions"] if default_permissions else []
     if os.geteuid() == 0:
-        return _mount_as_root(target, name, subtype, root_type, options)
-    return _mount_as_user(target, name, subtype, options)
+        return _mount_as_root(target, name, subtype, root_type, options, read_only=read_only)
+    return _mount_as_user(target, name, subtype, ["ro" if read_only else "rw", *options])
 
 
 def _root_type(target: str) -> int:
@@ -83,11 +85,12 @@ def _root_type(target: str) -> int:
     return kind
 
 
-def _mount_as_root(target: str, name: str, subtype: str, root_type: int, options: list[str]) -> int:
+def _mount_as_root(target: str, name: str, subtype: str, root_type: int, options: list[str], *, read_only: bool) -> int:
     fd = _open_fuse()
     identity = [f"fd={fd}", f"rootmode={root_type:o}", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"]
+    flags = SAFE_FLAGS if read_only else SAFE_FLAGS & ~MS_RDONLY
     try:
-        libc.mount(name, target, f"fuse.{subtype}", SAFE_FLAGS, ",".join(identity + options))
+        libc.mount(name, target, f"fuse.{subtype}", flags, ",".join(identity + options))
     except BaseException as error:
         os.close(fd)
         if isinstance(error, OSError):
@@ -124,7 +127,7 @@ def _open_fuse() -> int:
 
 
 def _mount_as_user(target: str, name: str, subtype: str, options: list[str]) -> int:
-    words = ["ro", "nosuid", "nodev", "noexec", f"fsname={escape(name)}", f"subtype={subtype}", *options]
+    words = ["nosuid", "nodev", "noexec", f"fsname={escape(name)}", f"subtype={subtype}", *options]
     ours, theirs = socket.socketpair()
     with ours, theirs:
         try:

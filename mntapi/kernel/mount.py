@@ -1,7 +1,8 @@
 """Mounting and unmounting: mount(2), umount2(2), and what their errors mean.
 
-Always true: everything mounted here is read-only, ``nodev``, ``nosuid`` and ``noexec``. Unmounting waits for nobody and
-hides nothing: a busy mount stays, and the error names who uses it. Only ``force`` takes a mount away from its users.
+Always true: everything mounted here is ``nodev``, ``nosuid`` and ``noexec``, and read-only unless it lies in an overlay.
+Unmounting waits for nobody and hides nothing: a busy mount stays, and the error names who uses it. Only ``force`` takes a mount
+away from its users.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from dataclasses import dataclass
 
 from mntapi.errors import Busy, Corrupt, Denied, Failed, Invalid, MntapiError, NotADirectory, NotFound, Unsupported
 from mntapi.kernel import libc
-from mntapi.kernel.filesystems import TRY_NEXT, Driver, drivers
+from mntapi.kernel.filesystems import TRY_NEXT, Driver, drivers, writable_drivers
 from mntapi.kernel.loop_status import attached_below
-from mntapi.kernel.mountinfo import canonical, mounts_under
+from mntapi.kernel.mountinfo import canonical, mount_at, mounts_under
 from mntapi.kernel.process import users_of
 from mntapi.kernel.run import run
 
@@ -40,15 +41,20 @@ MAX_HOLDERS = 8
 
 @dataclass(frozen=True, slots=True)
 class KernelMount:
-    """How a file system was mounted: the driver that took it, and its options besides ``ro,nodev,nosuid,noexec``."""
+    """How a file system was mounted: the driver that took it, and its options besides ``nodev,nosuid,noexec`` and ``ro``."""
 
     target: str
     type: str
     options: str
+    read_only: bool = True
 
 
-def mount_kernel_filesystem(device: str, target: str, kind: str) -> KernelMount:
-    """Mount the file system of ``kind`` (libblkid's word: ``ext4``, ``ntfs``) on a block device, changing nothing on it.
+def mount_kernel_filesystem(device: str, target: str, kind: str, *, read_only: bool = True) -> KernelMount:
+    """Mount the file system of ``kind`` (libblkid's word: ``ext4``, ``ntfs``) on a block device.
+
+    Args:
+        read_only: change nothing on the device. False is for overlays: journals are replayed, and files can be written; a file
+            system that the kernel cannot write is mounted read-only all the same, and the result says so.
 
     Raises:
         Unsupported: this kernel has no driver for it (for NTFS: and there is no ntfs-3g).
@@ -57,10 +63,10 @@ def mount_kernel_filesystem(device: str, target: str, kind: str) -> KernelMount:
         Busy, NotFound, NotADirectory: as the kernel says.
     """
     refusals: list[MntapiError] = []
-    for driver in drivers(kind):
+    for driver, is_writing in _attempts(kind, read_only):
         try:
-            _mount_with(driver, device, target)
-            return KernelMount(target, driver.type, driver.options)
+            _mount_with(driver, device, target, read_only=not is_writing)
+            return KernelMount(target, driver.type, driver.options, read_only=not is_writing or _is_read_only(target))
         except OSError as error:
             refusal = explain(error, target, f"the {driver.type} file system of {device}")
             if error.errno not in TRY_NEXT:
@@ -73,12 +79,26 @@ def mount_kernel_filesystem(device: str, target: str, kind: str) -> KernelMount:
     raise _best(refusals, kind, device)
 
 
-def _mount_with(driver: Driver, device: str, target: str) -> None:
+def _attempts(kind: str, read_only: bool) -> Iterator[tuple[Driver, bool]]:
+    """The drivers to try in turn, and whether to write with them."""
+    if not read_only:
+        yield from ((driver, True) for driver in writable_drivers(kind))
+    yield from ((driver, False) for driver in drivers(kind))
+
+
+def _is_read_only(target: str) -> bool:
+    """Whether the driver thought better of writing, as ntfs-3g does on the volume of a hibernated Windows."""
+    mounted = mount_at(target)
+    return mounted is not None and mounted.read_only
+
+
+def _mount_with(driver: Driver, device: str, target: str, *, read_only: bool) -> None:
     if driver.program:
-        options = f"ro,nodev,nosuid,noexec,{driver.options}"
+        options = ",".join(filter(None, ("ro" if read_only else "rw", "nodev,nosuid,noexec", driver.options)))
         run([driver.program, "-o", options, os.path.abspath(device), os.path.abspath(target)], package=driver.package)
     else:
-        libc.mount(device, target, driver.type, SAFE_FLAGS, driver.options)
+        flags = SAFE_FLAGS if read_only else SAFE_FLAGS & ~MS_RDONLY
+        libc.mount(device, target, driver.type, flags, driver.options)
 
 
 def _best(refusals: Sequence[MntapiError], kind: str, device: str) -> MntapiError:
@@ -118,17 +138,17 @@ def explain(error: OSError, target: str, what: str) -> MntapiError:
     return Failed(f"cannot mount {what}: {text}", path=target, hint="dmesg says more")
 
 
-def mount_skeleton(target: str, names: Sequence[str], *, source: str = "mntapi") -> None:
+def mount_skeleton(target: str, names: Sequence[str], *, source: str = "mntapi", mode: int = 0o755) -> None:
     """Mount an empty, read-only tmpfs on ``target`` that has one folder for each name: to mount volumes on, side by side.
 
-    ``source`` is what the mount table shows as its device.
+    ``source`` is what the mount table shows as its device; ``mode`` says who may enter.
 
     Raises:
         Invalid: a name is no file name, or there are more than ``MAX_NAMES``.
         Denied, NotFound, NotADirectory, Busy, Failed: as the kernel says.
     """
     _check_names(names)
-    options = f"size=64k,nr_inodes={len(names) + 2},mode=0755"
+    options = f"size=64k,nr_inodes={len(names) + 2},mode={mode:04o}"
     with _explained(target, "a folder for volumes"):
         libc.mount(source, target, "tmpfs", SAFE_FLAGS & ~MS_RDONLY, options)
     try:

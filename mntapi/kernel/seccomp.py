@@ -117,6 +117,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "fdatasync": (75, 83),
     "ftruncate": (77, 46),
     "fallocate": (285, 47),
+    "flock": (73, 32),
     "fadvise64": (221, 223),
     "prctl": (157, 167),
     "kill": (62, 129),

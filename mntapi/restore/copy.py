@@ -7,23 +7,27 @@ renamed when it is whole; one with unreadable parts keeps what could be read, un
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mntapi.blocks.file import translate
-from mntapi.errors import Denied, Failed, Invalid, IsADirectory, MntapiError, Unsupported
+from mntapi.errors import Corrupt, Denied, Failed, Invalid, IsADirectory, MntapiError, Unsupported
 from mntapi.types import Blocks, ExtentKind, FileKind, FileSystem, Node
 from mntapi.units import MIB
 
 _CHUNK = MIB
 _RETRY = 4096
 """Bytes of the pieces in which a chunk with a bad sector is read again."""
-_MAX_DEPTH = 4096
-"""Folders inside one another; deeper is a loop in a damaged file system."""
+_MAX_DEPTH = 512
+"""Folders inside one another; each costs a descriptor. A path of 4096 bytes could hold more, and none has been seen to."""
+_FRAMES = 4 * _MAX_DEPTH + 1000
+"""Python frames that a tree of that depth takes."""
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -68,7 +72,10 @@ class Copier:
         self._tree = tree
         self._options = options
         self._progress = progress
+        self._seen: set[int] = set()
+        """Folders copied: a second way to one is a loop, or a damaged link, and would never end."""
         self.report = Report()
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), _FRAMES))
 
     def copy(self, source: str, node: Node, folder: str, name: str) -> None:
         """Copy the node found at ``source`` (for messages) to ``folder``/``name``.
@@ -111,6 +118,9 @@ class Copier:
             raise Invalid("folders are nested too deeply", expected=f"at most {_MAX_DEPTH}")
         if node.reason:
             raise Unsupported("its files cannot be read", reason=node.reason)
+        if node.inode in self._seen:
+            raise Corrupt("a folder that has been met before: the file system loops", reason="folder-loop")
+        self._seen.add(node.inode)
         made = _make_folder(name, folder_fd)
         inner_fd = os.open(name, _FOLDER_FLAGS, dir_fd=folder_fd)
         try:
@@ -133,7 +143,7 @@ class Copier:
         try:
             with _new_file(folder_fd, draft) as fd:
                 bad = self._copy_content(source, blocks, fd)
-            final = name + ".damaged" if bad else name
+            final = _free_name(folder_fd, name + ".damaged") if bad else name
             self._set_metadata(node, folder_fd, draft)
             os.rename(draft, final, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         except BaseException:
@@ -180,6 +190,8 @@ class Copier:
             return
         if stat.S_ISDIR(status.st_mode):
             raise Denied("a folder of that name is there already", hint="copy elsewhere")
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+            raise Denied("something that is no file is there already, and is never replaced", hint="copy elsewhere")
         if not self._options.overwrite:
             raise Denied("a file of that name is there already", hint="replace it with --overwrite, or copy elsewhere")
 
@@ -239,6 +251,20 @@ def _write(fd: int, chunk: memoryview, offset: int) -> None:
     done = 0
     while done < len(chunk):
         done += os.pwrite(fd, chunk[done:], offset + done)
+
+
+def _free_name(folder_fd: int, name: str) -> str:
+    """``name``, or with a number behind it where that is taken: nothing is replaced by what is damaged."""
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
+    return next(one for one in names if not _exists(folder_fd, one))
+
+
+def _exists(folder_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _forget(name: str, folder_fd: int) -> None:

@@ -55,6 +55,8 @@ class Record:
     created: str
     worker: ProcessId | None = None
     steps: list[tuple[str, str]] = field(default_factory=list)
+    overlays: list[str] = field(default_factory=list)
+    """Files that keep what is written to the disks, one a disk; none where nothing is, or only in memory."""
     ready: bool = False
 
 
@@ -127,13 +129,28 @@ def create(record: Record) -> Iterator[Entry]:
     """A new entry, saved and locked. ``record.id`` is set here."""
     record.id = secrets.token_hex(4)
     folder = run_dir() / record.id
-    folder.mkdir(mode=0o700)
-    entry = Entry(folder, record, _lock(folder))
     try:
+        folder.mkdir(mode=0o700)
+        entry = Entry(folder, record, _lock(folder))
         entry.save()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing was made yet
+        raise
+    try:
         yield entry
     finally:
         entry.close()
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """No other command begins a mount meanwhile: what is free when looked at is free when it is taken."""
+    fd = os.open(run_dir(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -145,7 +162,7 @@ def claim(identifier: str) -> Iterator[Entry]:
         NotFound: it is gone.
     """
     folder = run_dir() / identifier
-    lock_fd = _lock(folder)
+    lock_fd = _lock(folder, flags=os.O_RDWR)  # not made anew: another process may just be removing the folder
     try:
         entry = Entry(folder, load(folder), lock_fd)
     except BaseException:
@@ -157,9 +174,9 @@ def claim(identifier: str) -> Iterator[Entry]:
         entry.close()
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path, *, flags: int = os.O_RDWR | os.O_CREAT) -> int:
     try:
-        fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(folder / _LOCK, flags | os.O_CLOEXEC, 0o600)
     except FileNotFoundError as error:
         raise NotFound("this mount is gone", path=str(folder)) from error
     try:
@@ -206,8 +223,7 @@ def wrecks() -> list[Path]:
 
 
 def _folders() -> list[Path]:
-    path = _run_dir_path()
-    return sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+    return sorted(folder for folder in run_dir().iterdir() if folder.is_dir()) if _run_dir_path().is_dir() else []
 
 
 def remove_wreck(folder: Path) -> None:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from mntapi.errors import Corrupt, Failed, MntapiError
-from mntapi.images.opener import DirectOpener
 from mntapi.kernel.process import start_time
 from mntapi.kernel.spawn import spawn_detached
 from mntapi.session.broker import Broker
 from mntapi.session.channel import Channel, ChannelClosed, Message, unpack_error
 from mntapi.session.journal import ProcessId
+from mntapi.session.overlay import OriginalsOpener, OverlayFiles
 from mntapi.types import DiskSpec, OpenOptions
 
 _OPEN_TIMEOUT_S = 120.0
 """Longest silence of a worker that opens a set. It is far above what a slow share needs, and ends a wait that has no end."""
-_MAX_FILES = 4096
+_MAX_FILES = 8192
 """Files a worker may ask for: 64 disks with 64 links each."""
 
 
@@ -35,6 +35,7 @@ class FoundVolume:
     filesystem: str | None
     state: str
     reason: str | None
+    is_writable: bool
 
 
 class Worker:
@@ -58,20 +59,31 @@ class Worker:
                 raise
         return cls(process, Channel(ours), log)
 
-    def open(self, specs: Sequence[DiskSpec], options: OpenOptions, backend: str) -> list[FoundVolume]:
+    def open(
+        self, specs: Sequence[DiskSpec], options: OpenOptions, backend: str, overlay: OverlayFiles | str | None = None
+    ) -> list[FoundVolume]:
         """Have it open the disks; the files it asks for are opened here, by the rules of ``options``.
+
+        ``overlay``: where it puts what is written: files, ``MEMORY``, or None: nothing can be.
 
         Raises:
             MntapiError: what opening raised there, or Failed if it died.
         """
         disks = [asdict(spec) for spec in specs]
-        self._send({"op": "open", "disks": disks, "options": asdict(options), "backend": backend})
-        broker = Broker(self._channel, DirectOpener(options), _named(specs, options))
+        kind = "files" if isinstance(overlay, OverlayFiles) else overlay
+        self._send({"op": "open", "disks": disks, "options": asdict(options), "backend": backend, "overlay": kind})
+        opener = OriginalsOpener(options)
+        broker = Broker(self._channel, opener, _named(specs, options))
         for _ in range(_MAX_FILES):
-            message = self._receive("opened", "file")
+            message = self._receive("opened", "file", "overlay")
             if message["op"] == "opened":
                 return [_found(one) for one in message["volumes"]]
-            broker.answer(message)
+            if message["op"] == "file":
+                broker.answer(message)
+            elif isinstance(overlay, OverlayFiles):
+                overlay.answer(self._channel, message, opener)
+            else:
+                raise Corrupt("the worker wants a file to write, and nothing is to be written")
         raise Corrupt("the set wants too many files", expected=f"at most {_MAX_FILES}")
 
     def serve(self, fuse_fd: int, *, layout: str, volume: str | None, backend: str) -> None:

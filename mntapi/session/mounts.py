@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mntapi.errors import Busy, Denied, MntapiError, NotADirectory, NotFound, Unsupported
+from mntapi.errors import Busy, Denied, Invalid, MntapiError, NotADirectory, NotFound, Unsupported
 from mntapi.kernel import fusemount, loop
 from mntapi.kernel import mount as kernel_mount
 from mntapi.kernel.mountinfo import canonical, mount_at
 from mntapi.session import journal
 from mntapi.session.journal import Entry, Record, source_of
 from mntapi.session.launch import FoundVolume, Worker
+from mntapi.session.overlay import MEMORY, OverlayFiles
 from mntapi.session.teardown import prune, undo_after, uninterrupted
 from mntapi.types import DiskSpec, OpenOptions
 
@@ -32,6 +34,7 @@ class MountRequest:
 
     ``worker`` is the program that serves (the entry point decides which). ``layout``: ``volumes`` (files) or ``blocks``
     (disks and volumes as files). ``via``: ``user`` (read here, over FUSE) or ``kernel`` (its file systems, over loop devices).
+    ``overlay``: the file that keeps what is written (``session/overlay.py``), or ``memory``; None: everything is read-only.
     """
 
     specs: tuple[DiskSpec, ...]
@@ -43,6 +46,7 @@ class MountRequest:
     volume: str | None = None
     allow_other: bool = False
     backend: str = "kernel"
+    overlay: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +63,39 @@ def mount(request: MountRequest) -> Mounted:
 
     Raises:
         NotFound, NotADirectory, Busy, Denied: the mount point is not one, or not free.
+        Invalid, Unsupported: ``overlay`` and something else of the request exclude each other.
         MntapiError: what opening the disks, mounting or attaching raised.
     """
-    target = _free_mountpoint(request.mountpoint)
+    _check_overlay(request)
     prune()
     disks = [os.path.abspath(spec.path) for spec in request.specs]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    record = Record("", target, disks, request.layout, request.via, request.volume, created)
-    with journal.create(record) as entry:
+    record = Record("", "", disks, request.layout, request.via, request.volume, created)
+    overlay = OverlayFiles(request.overlay) if request.overlay not in (None, MEMORY) else request.overlay
+    with ExitStack() as resources:
+        with journal.exclusive():
+            record.mountpoint = _free_mountpoint(request.mountpoint)
+            entry = resources.enter_context(journal.create(record))
         try:
-            return _make(entry, request)
+            return _make(entry, request, overlay)
         except BaseException as error:
             with uninterrupted():
                 undo_after(error, entry)
+                if isinstance(overlay, OverlayFiles):
+                    overlay.take_back()
             raise
+
+
+def _check_overlay(request: MountRequest) -> None:
+    if request.overlay is None:
+        return
+    if request.layout == "volumes" and request.via == "user":
+        raise Invalid("files of the volumes cannot be written in user space", hint="add --layout blocks, or --via kernel")
+    if request.backend != "kernel":
+        raise Unsupported("only --fuse-backend kernel can write")
+    if request.overlay != MEMORY and (request.options.parent or any(spec.snapshot for spec in request.specs)):
+        what = "an overlay in a file names its original, but cannot say which snapshot or parent was chosen"
+        raise Unsupported(what, hint="--overlay memory, or name the disk of the snapshot itself")
 
 
 def _free_mountpoint(path: str) -> str:
@@ -86,20 +109,22 @@ def _free_mountpoint(path: str) -> str:
         raise NotADirectory("is not a folder", path=path) from error
     except PermissionError as error:
         raise Denied("permission denied", path=path) from error
-    if in_use:
+    if in_use or any(record.mountpoint == target for record in journal.records()):
         raise Busy("something is mounted here already", path=path, hint=f"mntapi umount {path}, or choose another folder")
     if names:
         raise Denied("is not empty, and mounting here would hide what is in it", path=path, hint="choose an empty folder")
     return target
 
 
-def _make(entry: Entry, request: MountRequest) -> Mounted:
+def _make(entry: Entry, request: MountRequest, overlay: OverlayFiles | str | None) -> Mounted:
     record = entry.record
     worker = Worker.start(request.worker, entry.folder / "worker.log")
     try:
         record.worker = worker.id
         entry.save()
-        volumes = worker.open(request.specs, request.options, request.backend)
+        volumes = worker.open(request.specs, request.options, request.backend, overlay)
+        record.overlays = overlay.paths if isinstance(overlay, OverlayFiles) else []
+        entry.save()
         present = _present_by_kernel if request.via == "kernel" else _present_by_fuse
         notes = present(entry, request, worker, volumes)
     finally:
@@ -116,6 +141,9 @@ def _present_by_fuse(entry: Entry, request: MountRequest, worker: Worker, volume
     return [f"{one.name}: {one.reason}" for one in volumes if one.reason]
 
 
+_OPEN_TO_OTHERS = "a kernel mount lets other users of this host in, by the guest's permissions"
+
+
 def _present_by_kernel(entry: Entry, request: MountRequest, worker: Worker, volumes: Sequence[FoundVolume]) -> list[str]:
     if request.layout != "volumes":
         raise Unsupported("the kernel mounts volumes; block files need no kernel mount", hint="leave out --via kernel")
@@ -125,15 +153,21 @@ def _present_by_kernel(entry: Entry, request: MountRequest, worker: Worker, volu
     entry.step("loops", str(blocks))
     if request.volume:
         volume = next(one for one in volumes if request.volume in (one.name, one.id))
-        _mount_volume(entry, blocks, volume, entry.record.mountpoint)
-        return []
-    return _mount_volumes(entry, blocks, [one for one in volumes if one.filesystem != "swap"])
+        notes = _mount_volume(entry, blocks, volume, entry.record.mountpoint, writing=request.overlay is not None)
+        return [*notes, *([] if request.allow_other else [_OPEN_TO_OTHERS])]
+    shown = [one for one in volumes if one.filesystem != "swap"]
+    mode = 0o755 if request.allow_other else 0o700
+    return _mount_volumes(entry, blocks, shown, writing=request.overlay is not None, mode=mode)
 
 
 def _mount_fuse(entry: Entry, request: MountRequest, worker: Worker, target: str, *, layout: str, allow_other: bool) -> None:
     entry.step("fuse", target)
     fd = fusemount.open_fuse_and_mount(
-        target, fsname=source_of(entry.record), allow_other=allow_other, default_permissions=allow_other
+        target,
+        fsname=source_of(entry.record),
+        allow_other=allow_other,
+        default_permissions=allow_other,
+        read_only=request.overlay is None,
     )
     try:
         worker.serve(fd, layout=layout, volume=request.volume, backend=request.backend)
@@ -142,26 +176,29 @@ def _mount_fuse(entry: Entry, request: MountRequest, worker: Worker, target: str
     fusemount.read_ahead(target)
 
 
-def _mount_volumes(entry: Entry, blocks: Path, volumes: Sequence[FoundVolume]) -> list[str]:
+def _mount_volumes(entry: Entry, blocks: Path, volumes: Sequence[FoundVolume], *, writing: bool, mode: int) -> list[str]:
     """Each volume in a folder of its own; those that the kernel cannot mount are told and left out."""
     target = entry.record.mountpoint
     entry.step("skeleton", target)
-    kernel_mount.mount_skeleton(target, [one.name for one in volumes], source=source_of(entry.record))
-    notes = []
+    kernel_mount.mount_skeleton(target, [one.name for one in volumes], source=source_of(entry.record), mode=mode)
+    notes, refusals = [], []
     for volume in volumes:
         try:
-            _mount_volume(entry, blocks, volume, os.path.join(target, volume.name))
+            notes += _mount_volume(entry, blocks, volume, os.path.join(target, volume.name), writing=writing)
         except MntapiError as error:
-            notes.append(f"{volume.name}: {error}")
-    if len(notes) == len(volumes):
-        raise Unsupported("the kernel can mount none of the volumes: " + "; ".join(notes), hint="leave out --via kernel")
-    return notes
+            refusals.append(f"{volume.name}: {error}")
+    if len(refusals) == len(volumes):
+        raise Unsupported("the kernel can mount none of the volumes: " + "; ".join(refusals), hint="leave out --via kernel")
+    return refusals + notes
 
 
-def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str) -> None:
+def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str, *, writing: bool) -> list[str]:
+    """Mount it, for writing where that was asked for and is possible; a note where it was asked for and is not."""
     if volume.filesystem is None:
         raise Unsupported(volume.reason or "holds no file system")
     file = blocks / "volumes" / volume.name
-    with loop.attach(str(file), read_only=True, autoclear=True, sector_size=volume.sector_size) as device:
+    read_only = not volume.is_writable
+    with loop.attach(str(file), read_only=read_only, autoclear=True, sector_size=volume.sector_size) as device:
         entry.step("mount", target)
-        kernel_mount.mount_kernel_filesystem(device.path, target, volume.filesystem)
+        mounted = kernel_mount.mount_kernel_filesystem(device.path, target, volume.filesystem, read_only=read_only)
+    return [f"{volume.name}: is mounted read-only"] if writing and mounted.read_only else []

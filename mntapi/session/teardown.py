@@ -13,17 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mntapi.errors import Busy, MntapiError, NotFound
+from mntapi.errors import Busy, Failed, MntapiError, NotFound
 from mntapi.kernel import fusemount, loop, process
 from mntapi.kernel import mount as kernel_mount
 from mntapi.kernel.mountinfo import Mount, canonical, mount_at, mounts
+from mntapi.kernel.run import run
 from mntapi.session import journal
-from mntapi.session.journal import Entry, Record, source_of
+from mntapi.session.journal import Entry, ProcessId, Record, source_of
 
 _WORKER_END_S = 5.0
 """Seconds a worker has to end after its mount is gone, before it is told to."""
 _WORKER_KILL_S = 1.0
 """Seconds a worker has to obey SIGTERM when a mount is taken away by force."""
+_SYNC_S = 30.0
+"""Seconds that writing out may take before a mount is taken away by force."""
+_FLUSH_S = 900.0
+"""Seconds that writing out may take otherwise: an overlay may have gigabytes that are not on the medium yet."""
 
 
 def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
@@ -41,11 +46,16 @@ def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
         Busy: it is in use; the error names by whom. What was not in use may be gone; calling again goes on.
     """
     path = canonical(mountpoint)
-    found = [record for record in journal.records() if path == record.mountpoint or mountpoint == record.id]
+    found = [record for record in journal.records() if mountpoint == record.id or path in _places(record)]
     if not found:
         raise NotFound("nothing of mntapi is mounted here", path=mountpoint, hint="mntapi ps lists what is mounted")
     with journal.claim(found[-1].id) as entry, uninterrupted():
         return undo(entry, force=force)
+
+
+def _places(record: Record) -> set[str]:
+    """Where it was mounted, and where it is by now."""
+    return {record.mountpoint, *(mounted.target for mounted in _ours(record) if mounted.root == "/")}
 
 
 def unmount_if_there(identifier: str) -> None:
@@ -63,16 +73,54 @@ def undo(entry: Entry, *, force: bool) -> tuple[str, ...]:
     Returns what ``unmount`` does.
     """
     record = entry.record
-    if force and record.worker:
-        process.terminate(record.worker.pid, record.worker.start_ticks, timeout_s=_WORKER_KILL_S)
     held: list[str] = []
+    if force and record.worker:
+        for kind, target in reversed(record.steps if record.overlays else []):
+            held.extend(_flush(record, kind, target, force))
+        _end_worker(record.worker, record)
     for kind, target in reversed(record.steps):
+        if record.overlays:
+            held.extend(_flush(record, kind, target, force))
         held.extend(_UNDO[kind](record, target, force))
+    held.extend(_undo_elsewhere(record, force))
     if record.worker:
-        process.wait_until_ended(record.worker.pid, record.worker.start_ticks, timeout_s=_WORKER_END_S)
+        end_s = _FLUSH_S if record.overlays else _WORKER_END_S
+        process.wait_until_ended(record.worker.pid, record.worker.start_ticks, timeout_s=end_s)
         process.terminate(record.worker.pid, record.worker.start_ticks)
     entry.remove()
     return tuple(held)
+
+
+def _end_worker(worker: ProcessId, record: Record) -> None:
+    """Tell the worker to end, and see that it does. One whose mounts are gone is writing out what it has, which takes time."""
+    grace_s = _WORKER_KILL_S
+    if record.overlays:
+        grace_s = _SYNC_S if any(mount_at(target) for _, target in record.steps) else _FLUSH_S
+    process.terminate(worker.pid, worker.start_ticks, timeout_s=grace_s)
+
+
+def _flush(record: Record, kind: str, target: str, force: bool) -> Iterator[str]:
+    """Have all that was written above a step reach the overlays' files, while there is somebody to tell if it does not.
+
+    A process of its own waits for that: a worker that does not answer must not keep us waiting for ever.
+    """
+    mounted = mount_at(target)
+    if record.worker is None or not process.is_alive(record.worker.pid, record.worker.start_ticks) or mounted is None:
+        return
+    if kind == "mount" and _is_on_our_loop(mounted, record):
+        what = ["-f", target]
+    elif kind == "fuse" and mounted.source == source_of(record):
+        what = [os.path.join(target, "disks", f"disk{index}") for index in range(len(record.overlays))]
+    else:
+        return
+    try:
+        run(["sync", *what], timeout_s=_SYNC_S if force else _FLUSH_S)
+    except MntapiError as error:
+        trouble = f"what was written last is not in the overlay: {error.what}"
+        if not force:
+            hint = "put that right and try again; --force gives up what was not written"
+            raise Failed(trouble, path=record.mountpoint, hint=hint) from error
+        yield trouble
 
 
 def undo_after(error: BaseException, entry: Entry) -> None:
@@ -102,6 +150,34 @@ def _undo_mount(record: Record, target: str, force: bool) -> Iterable[str]:
     if mounted and _is_on_our_loop(mounted, record):
         return kernel_mount.unmount(target, force=force)
     return ()
+
+
+def _undo_elsewhere(record: Record, force: bool) -> Iterator[str]:
+    """Unmount what is ours and not where it was made: the folder was renamed, or somebody made a bind mount of a part.
+
+    Raises:
+        Busy: somebody else's mount lies on top; nobody but its owner can take that away.
+    """
+    for mounted in reversed(_ours(record)):
+        top = mount_at(mounted.target)
+        if top is None or top.source != mounted.source:
+            raise Busy(
+                "something else is mounted over it", path=mounted.target, hint=f"unmount that first: umount {mounted.target}"
+            )
+        yield from (
+            fusemount.unmount_fuse(mounted.target, force=force)
+            if _is_fuse(mounted)
+            else kernel_mount.unmount(mounted.target, force=force)
+        )
+
+
+def _ours(record: Record) -> list[Mount]:
+    """The mounts that carry the record's id, wherever they are, in the order in which they were made."""
+    return [mounted for mounted in mounts() if mounted.source == source_of(record)]
+
+
+def _is_fuse(mounted: Mount) -> bool:
+    return mounted.kind.startswith("fuse")
 
 
 def _undo_loops(record: Record, target: str, force: bool) -> Iterable[str]:
@@ -146,7 +222,7 @@ def _state(record: Record) -> str:
     alive = record.worker is not None and process.is_alive(record.worker.pid, record.worker.start_ticks)
     if not record.ready:
         return "starting" if _in_hand(record) else "dead"
-    return "ready" if alive and mount_at(record.mountpoint) else "dead"
+    return "ready" if alive and _ours(record) else "dead"
 
 
 def _in_hand(record: Record) -> bool:
@@ -170,7 +246,7 @@ def prune() -> list[Record]:
     """Forget mounts that were ended from outside (umount(8), fusermount3): their worker is gone and nothing is mounted."""
     gone = []
     for status in statuses():
-        if status.state == "dead" and status.memory is None and not mount_at(status.record.mountpoint):
+        if status.state == "dead" and status.memory is None and not _ours(status.record):
             gone.extend(_take_back(status.record))
     return gone
 
@@ -203,7 +279,7 @@ def _take_down(folder: Path) -> None:
     """Unmount what carries the folder's id, for an entry whose record cannot be read any more."""
     for mounted in reversed(mounts()):
         if mounted.source.startswith(f"mntapi:{folder.name}:"):
-            kernel_mount.unmount(mounted.target, force=True)
+            (fusemount.unmount_fuse if _is_fuse(mounted) else kernel_mount.unmount)(mounted.target, force=True)
 
 
 def _take_back(record: Record) -> list[Record]:

@@ -34,7 +34,10 @@ def reader(mount: Live, *, flags: str = "iflag=direct") -> subprocess.Popen[byte
     """A process that reads the first page of the gated file, and has got as far as the gate."""
     path = mount.target / "disks" / "gated"
     process = subprocess.Popen(
-        ["dd", f"if={path}", "bs=4k", "count=1", "status=none", flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ["dd", f"if={path}", "bs=4k", "count=1", "status=none", flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background has it ignored
     )
     mount.told("r")
     return process

@@ -347,3 +347,55 @@ def test_mounting_changes_neither_bytes_nor_times(mntapi, disk: RealDisk, target
         mntapi("umount", target)
     assert (disk.vmdk.stat().st_atime_ns, disk.vmdk.stat().st_mtime_ns) == (1, 2)
     assert digest(disk.vmdk) == before
+
+
+def test_two_commands_want_the_same_folder(mntapi, disk: RealDisk, target: Path) -> None:
+    both = [mntapi.start("mount", disk.vmdk, target, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert sorted(command.wait(60) for command in both) == [0, 5]
+    mntapi("umount", target)
+    assert not is_mounted(target)
+
+
+def test_a_stuck_worker_does_not_hang_umount(mntapi, disk: RealDisk, target: Path) -> None:
+    mntapi("mount", disk.vmdk, target)
+    mntapi.workers()[0].suspend()
+    mntapi("umount", "--force", target)
+    assert not is_mounted(target)
+
+
+def test_a_folder_that_was_renamed(mntapi, disk: RealDisk, tmp_path: Path) -> None:
+    (tmp_path / "a/mnt").mkdir(parents=True)
+    mntapi("mount", disk.vmdk, tmp_path / "a/mnt")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert mntapi.json("ps")[0]["state"] == "ready" and mntapi.json("clean")["cleaned"] == []
+    mntapi("umount", tmp_path / "b/mnt")
+    assert not is_mounted(tmp_path / "b/mnt")
+
+
+def test_something_mounted_over_it_is_not_ours_to_take(mntapi, disk: RealDisk, target: Path) -> None:
+    mntapi("mount", disk.vmdk, target)
+    run("mount", "-t", "tmpfs", "none", target)
+    assert "umount" in mntapi("umount", target, code=5).stderr
+    run("umount", target)
+    assert (target / "disk0p1/etc/hostname").read_text() == "web01\n"
+    mntapi("umount", target)
+
+
+def test_a_bind_mount_in_use_keeps_it(mntapi, disk: RealDisk, target: Path, tmp_path: Path) -> None:
+    mntapi("mount", disk.vmdk, target)
+    (tmp_path / "bound").mkdir()
+    run("mount", "--bind", target / "disk0p1/etc", tmp_path / "bound")
+    with (tmp_path / "bound/hostname").open() as file:
+        mntapi("umount", target, code=5)
+        assert file.read() == "web01\n"
+    mntapi("umount", target)
+    assert not is_mounted(tmp_path / "bound")
+
+
+def test_a_kernel_mount_is_its_owners(mntapi, mounted, disk: RealDisk, tmp_path: Path) -> None:
+    top = mounted(disk.vmdk, "--via", "kernel")
+    assert top.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "other").mkdir()
+    mntapi("mount", "--via", "kernel", "--allow-other", disk.vmdk, tmp_path / "other")
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o755
+    mntapi("umount", tmp_path / "other")

@@ -15,7 +15,6 @@ import errno
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from mntapi.blocks import check_range, merged, whole
 from mntapi.blocks.zero import fill
@@ -24,7 +23,7 @@ from mntapi.images.qcow2.entries import COPIED, L1_RESERVED, OFFSET_MASK, ZERO_F
 from mntapi.images.qcow2.header import Header
 from mntapi.images.qcow2.refcounts import Refcounts
 from mntapi.images.qcow2.storage import Storage
-from mntapi.types import Blocks, Extent, ExtentKind, Image
+from mntapi.types import Extent, ExtentKind, Image
 from mntapi.units import align_down, align_up
 
 CLUSTER_BITS = 16
@@ -41,21 +40,8 @@ Punch = Callable[[int, int, int], None]
 """(descriptor, offset, length): give the bytes back to the host's file system, as ``fallocate`` does (kernel layer)."""
 
 
-class WritableBlocks(Blocks, Protocol):
-    """``Blocks`` that can be written."""
-
-    def write(self, offset: int, content: memoryview) -> None:
-        """Write all of ``content`` at ``offset``; reads see it at once, the medium after ``flush``."""
-
-    def discard(self, offset: int, length: int) -> None:
-        """The range is not needed any more. Whole clusters in it read as zeros from now on; the rest keeps its bytes."""
-
-    def flush(self) -> None:
-        """Return when all that was written before is on the medium."""
-
-
 class Overlay:
-    """The disk with its changes: ``WritableBlocks``. Owns the overlay's file and the original's blocks.
+    """The disk with its changes: ``mntapi.types.WritableBlocks``. Owns the overlay's file and the original's blocks.
 
     Reads take no lock unless a table has to be loaded; writes, discards and flushes take turns.
     """

@@ -1,0 +1,121 @@
+"""Checking all disks of a SET: what the user named is made a list of disks, each of which ``images.checking`` looks at.
+
+A disk that cannot be opened is still checked, which is why this goes by names and not by the images of ``sets``.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mntapi.blocks import read_clipped
+from mntapi.errors import Denied, MntapiError, NotFound
+from mntapi.images import ova
+from mntapi.images.checking import Fault, check_disk
+from mntapi.images.formats import HEAD, detect
+from mntapi.images.opener import DirectOpener
+from mntapi.machines import MachineDisk, is_machine, read_machine
+from mntapi.remote import is_url
+from mntapi.types import DiskSpec, FileBlocks, Opener, OpenOptions
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCheck:
+    """A disk and what is wrong with it; the faults are looked for as they are asked for, once."""
+
+    path: str
+    faults: Iterator[Fault]
+
+
+def check_set(
+    specs: Sequence[DiskSpec],
+    options: OpenOptions | None = None,
+    *,
+    opener: Opener | None = None,
+    data: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[DiskCheck]:
+    """The disks of a set, in the order ``open_disks`` has them. Ask for the faults of each before the next.
+
+    Args:
+        specs: disks, machine files or OVAs.
+        options: how strict to be with chains.
+        opener: how files are opened; by path or URL in this process if None.
+        data: read every byte, too.
+        progress: told how many bytes of how many of a disk were read, where all are read.
+
+    Raises:
+        NotFound, Denied, ReadFailed: a file that the user named cannot be opened.
+        MntapiError: a machine file or the directory of an OVA makes no sense.
+    """
+    options = options or OpenOptions()
+    opener = opener or _opener(specs, options)
+    for spec in specs:
+        for disk, files in _disks(spec, opener):
+            yield DiskCheck(disk.path, check_disk(disk, files, options, data=data, progress=progress))
+
+
+def _opener(specs: Sequence[DiskSpec], options: OpenOptions) -> Opener:
+    files = DirectOpener(options)
+    if not any(is_url(spec.path) for spec in specs):
+        return files
+    from mntapi.remote.opener import RemoteOpener  # TLS and HTTP take time to import
+
+    return RemoteOpener(files, allow_outside=options.allow_outside)
+
+
+def _disks(spec: DiskSpec, opener: Opener) -> Iterator[tuple[DiskSpec, Opener]]:
+    """The disks behind a name, each with what opens its files."""
+    if is_url(spec.path) or spec.format not in (None, ova.FORMAT):
+        yield spec, opener
+        return
+    file = opener.open(spec.path)
+    try:
+        if spec.format is None and is_machine(read_clipped(file, 0, HEAD), file.path):
+            for disk in _machine_disks(spec, file, opener):
+                yield _found(disk, file, opener), opener
+        elif detect(file).name == ova.FORMAT:
+            archive = ova.read_archive(file)
+            for name in archive.disks:
+                yield DiskSpec(f"{file.path}:{name}"), _Members(archive)
+        else:
+            yield spec, opener
+    finally:
+        file.close()
+
+
+def _machine_disks(spec: DiskSpec, file: FileBlocks, opener: Opener) -> Sequence[MachineDisk]:
+    machine = read_machine(file, opener)
+    if spec.snapshot is None:
+        return machine.disks
+    for snapshot in machine.snapshots:
+        if spec.snapshot in (snapshot.name, str(snapshot.uid)):
+            return snapshot.disks
+    raise NotFound(f"has no snapshot {spec.snapshot!a}", path=file.path)
+
+
+def _found(disk: MachineDisk, machine: FileBlocks, opener: Opener) -> DiskSpec:
+    """The disk under the first of its names that is there."""
+    first: MntapiError | None = None
+    for name in disk.names:
+        try:
+            file = opener.open(name, relative_to=machine.path)
+        except (NotFound, Denied) as error:
+            first = first or error
+            continue
+        file.close()
+        return DiskSpec(file.path, format=disk.format)
+    raise first or NotFound(f"does not say where disk {disk.controller} is", path=machine.path)
+
+
+class _Members:
+    """Opens what is in an OVA, and nothing else. Members have the name that ``Archive.file`` gives to them."""
+
+    def __init__(self, archive: ova.Archive) -> None:
+        self._archive = archive
+        self._prefix = f"{archive.container.path}:"
+
+    def open(self, name: str, *, relative_to: str | None = None) -> FileBlocks:
+        folder = posixpath.dirname((relative_to or "").removeprefix(self._prefix))
+        return self._archive.file(posixpath.normpath(posixpath.join(folder, name.removeprefix(self._prefix))))
