@@ -1,7 +1,8 @@
 """Bytes at an offset. Every layer of this project reads one ``Blocks`` and offers another.
 
 Not here: anything that knows a format. Start reading at ``mntapi.types.Blocks``, then ``file.py``, then ``slice.py``.
-Always true: a read fills its whole buffer or raises; nothing keeps a position; nothing writes.
+Always true: a read fills its whole buffer or raises; nothing keeps a position; nothing writes but
+``writable.py`` and ``memory_overlay.py``, and those never an original.
 """
 
 from mntapi.blocks.base import check_range, merged, read, read_clipped, shifted, whole

@@ -98,7 +98,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
 def cli() -> None:
     """Open the virtual disks of a machine, find their volumes, read files out of them, mount them.
 
-    SET is a disk; more disks of the same machine follow as -d DISK. Disks are only ever read.
+    SET is a disk; more disks of the same machine follow as -d DISK. Originals are only ever read.
     """
 
 
