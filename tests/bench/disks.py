@@ -1,0 +1,159 @@
+"""The disks that are read, each made once into the cache folder by foreign programs, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench.commands import MNTAPI, output
+from bench.servers import ntfs_3g, qemu_storage_daemon
+from mntapi.units import GIB, KIB, MIB, TIB
+
+KINDS = ("ext4", "ntfs")
+BIG_FILE = "big.bin"
+BIG_SIZE = 400 * MIB
+ENTRIES = 75_000
+_VOLUME_SIZE = 2560 * MIB
+_SMALL_FILES = 5_000
+_PER_FOLDER = 100
+_RECIPE = "1"
+"""To be changed with anything that changes the disks: each recipe has a folder of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A VMDK, and what peers that know no VMDK are given: the same bytes raw, by kind of volume or whole."""
+
+    vmdk: Path
+    raw: dict[str, Path]
+
+    def volume(self, kind: str) -> str:
+        """The name that mntapi gives to the volume with that file system."""
+        volumes = json.loads(output(MNTAPI, "info", "--json", self.vmdk))["volumes"]
+        return next(str(volume["name"]) for volume in volumes if volume["filesystem"] == kind)
+
+
+class Disks:
+    """The disks of a cache folder; each is made when it is first asked for."""
+
+    def __init__(self, cache: Path, say: Callable[[str], None]) -> None:
+        self._folder = cache / f"disks-{_RECIPE}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._say = say
+
+    def small(self) -> Disk:
+        """6 GiB with GPT: ext4 and NTFS, each with 5,000 small files and one of 400 MiB."""
+        return Disk(self._once("small.vmdk", partial(self._partitioned, 6 * GIB)), self._volumes())
+
+    def huge(self) -> Disk:
+        """The same two volumes on 62 TiB, the rest a partition without anything on it."""
+        return Disk(self._once("huge.vmdk", partial(self._partitioned, 62 * TIB)), self._volumes())
+
+    def noise(self) -> Disk:
+        """1 GiB of random bytes: nothing compresses, and no grain is a hole."""
+        raw = self._once("noise.raw", partial(_write_random, GIB))
+        return Disk(self._once("noise.vmdk", partial(_to_vmdk, raw)), {"disk": raw})
+
+    def crowd(self, kind: str) -> Disk:
+        """A volume with 75,000 entries, and no partition table around it."""
+        raw = self._once(f"crowd.{kind}", partial(_volume, kind, GIB, _crowd))
+        return Disk(self._once(f"crowd-{kind}.vmdk", partial(_to_vmdk, raw)), {kind: raw})
+
+    def _volumes(self) -> dict[str, Path]:
+        return {kind: self._once(f"mixed.{kind}", partial(_volume, kind, _VOLUME_SIZE, _mixed)) for kind in KINDS}
+
+    def _once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The file of that name, made aside and renamed when it is whole, so an interrupt leaves none that is half made."""
+        path = self._folder / name
+        if not path.exists():
+            self._say(f"making {name} (once)")
+            aside = self._folder / f"making-{name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            make(aside / name)
+            (aside / name).rename(path)
+            shutil.rmtree(aside)
+        return path
+
+    def _partitioned(self, size: int, path: Path) -> None:
+        """Written through QEMU: no file of the host could be as large as the larger disk is raw."""
+        volumes = self._volumes()
+        output("qemu-img", "create", "-q", "-f", "vmdk", path, size)
+        lengths = "".join(f"size={_VOLUME_SIZE // MIB}MiB, type={_TYPES[kind]}, name={kind}\n" for kind in KINDS)
+        table = path.with_name("table")
+        table.write_text(f"label: gpt\nlabel-id: {_GUID}\n{lengths}type=linux, name=rest\n")
+        with qemu_storage_daemon(path, path.with_name("export"), writable=True) as server:
+            output("sh", "-c", 'sfdisk --quiet --no-reread --no-tell-kernel "$1" < "$2"', "sh", server.path, table)
+            for index, kind in enumerate(KINDS):
+                offset = 1 + index * _VOLUME_SIZE // MIB
+                output(
+                    "dd",
+                    f"if={volumes[kind]}",
+                    f"of={server.path}",
+                    "bs=1M",
+                    f"seek={offset}",
+                    "conv=notrunc,sparse",
+                    "status=none",
+                )
+
+
+_TYPES = {"ext4": "linux", "ntfs": "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"}
+_GUID = "5C0A2A6B-9E14-4B3B-8F0C-0D6B1C5F7A11"
+
+
+def _write_random(size: int, path: Path) -> None:
+    generator = random.Random(size)
+    with path.open("wb") as file:
+        for _ in range(size // MIB):
+            file.write(generator.randbytes(MIB))
+
+
+def _to_vmdk(raw: Path, vmdk: Path) -> None:
+    keep_zeros = ["-S", "0"] if raw.suffix == ".raw" else []
+    output("qemu-img", "convert", "-q", *keep_zeros, "-f", "raw", "-O", "vmdk", raw, vmdk)
+
+
+def _volume(kind: str, size: int, fill: Callable[[Path], None], path: Path) -> None:
+    files = path.with_name("files")
+    with path.open("wb") as file:
+        file.truncate(size)
+    if kind == "ext4":
+        files.mkdir()
+        fill(files)
+        output("mke2fs", "-q", "-t", "ext4", "-N", 2 * ENTRIES, "-d", files, path)
+        return
+    output("mkntfs", "-qFQ", path)
+    with _writable_ntfs(path, files) as mounted:
+        fill(mounted)
+
+
+@contextmanager
+def _writable_ntfs(path: Path, folder: Path) -> Iterator[Path]:
+    with ntfs_3g(path, folder, writable=True) as server:
+        yield server.path
+        os.sync()
+
+
+def _mixed(top: Path) -> None:
+    generator = random.Random(7)
+    _write_random(BIG_SIZE, top / BIG_FILE)
+    for number in range(_SMALL_FILES):
+        folder = top / f"folder{number // _PER_FOLDER:03}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"file{number:05}.dat").write_bytes(generator.randbytes(generator.randrange(16 * KIB)))
+
+
+def _crowd(top: Path) -> None:
+    """Folders of 99 files: with the folders themselves, that makes ``ENTRIES``. One file in ten has contents."""
+    for number in range(ENTRIES // _PER_FOLDER):
+        folder = top / f"folder{number:04}"
+        folder.mkdir()
+        for index in range(_PER_FOLDER - 1):
+            (folder / f"a file called {index:03}.txt").write_bytes(b"" if index % 10 else b"contents")

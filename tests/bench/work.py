@@ -1,0 +1,278 @@
+"""The work that is measured: each section makes the races of one row of the README's promise. ``SECTIONS`` is the list."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import servers
+from bench.commands import MNTAPI, Failure, Pattern, fio, timed
+from bench.disks import BIG_FILE, BIG_SIZE, KINDS, Disk, Disks
+from bench.race import Heat, Race, Racer
+from bench.report import Quantity, Role
+from bench.servers import Server
+from mntapi.kernel.process import resident_size
+from mntapi.units import KIB, MIB
+
+PATTERNS = (
+    Pattern("4 KiB random, 1 deep", "randread", 4 * KIB),
+    Pattern("4 KiB random, 16 deep", "randread", 4 * KIB, 16),
+    Pattern("64 KiB random", "randread", 64 * KIB),
+    Pattern("1 MiB sequential", "read", MIB),
+)
+_LOOK_AROUND_S = 1.0
+"""How long a server is read from before its memory is looked at."""
+_DISSECT = """
+import sys
+from dissect.target import Target
+for volume in Target.open(sys.argv[1]).volumes:
+    print(volume.name, volume.offset, volume.size, volume.fs)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How thoroughly: seconds of each fio run, peers that take long, the folder with dissect's ``python``."""
+
+    scratch: Path
+    seconds: float
+    slow: bool
+    dissect: Path | None
+
+
+class Bench:
+    """Makes races from disks. A section is a method; each racer gets a fresh place below the scratch folder."""
+
+    def __init__(self, settings: Settings, disks: Disks) -> None:
+        self._settings = settings
+        self._disks = disks
+        self._numbers = itertools.count()
+
+    def open(self) -> Iterator[Race[Any]]:
+        """A new process opens a disk and lists its volumes with their file systems."""
+        for name, disk in (("6 GiB", self._disks.small()), ("62 TiB", self._disks.huge())):
+            quantities = (
+                Quantity(f"open and list {name}, time", "s", higher_is_better=False),
+                Quantity(f"open and list {name}, processor time", "s", higher_is_better=False),
+            )
+            yield Race(f"open {name}", self._listers(disk.vmdk), [Heat(quantities, _time_and_cpu)])
+
+    def _listers(self, vmdk: Path) -> list[Racer[list[str]]]:
+        dissect = str(self._settings.dissect / "python") if self._settings.dissect else "dissect: set MNTAPI_BENCH_DISSECT"
+        racers = [
+            _lister("mntapi", [MNTAPI, "info", "--json"], vmdk, role=Role.OURS),
+            _lister("dissect", [dissect, "-c", _DISSECT], vmdk),
+        ]
+        if self._settings.slow:
+            racers.append(_lister("virt-filesystems", ["virt-filesystems", "--all", "--long", "--format=vmdk", "-a"], vmdk))
+        return racers
+
+    def blocks(self) -> Iterator[Race[Any]]:
+        """The disk as a file, read with direct I/O."""
+        disk = self._disks.noise()
+        raw = disk.raw["disk"]
+        openers: dict[str, Callable[[], AbstractContextManager[Server]]] = {
+            "mntapi": lambda: self._block_file(disk.vmdk),
+            "qemu-storage-daemon": lambda: self._block_file_of_qemu(disk.vmdk),
+            "nbdfuse": lambda: servers.nbdfuse(disk.vmdk, self._place()),
+            "vmdkmount": lambda: servers.vmdkmount(disk.vmdk, self._place()),
+            "bindfs": lambda: servers.bindfs(raw, self._place()),
+        }
+        needs = {"mntapi": (), "nbdfuse": ("nbdfuse", "qemu-nbd")}
+        roles = {"mntapi": Role.OURS, "bindfs": Role.LIMIT}
+        racers = [
+            Racer(
+                name,
+                _checked(opener, raw),
+                ("fio", *needs.get(name, (name,))),
+                roles.get(name, Role.PEER),
+                (raw if name == "bindfs" else disk.vmdk,),
+            )
+            for name, opener in openers.items()
+        ]
+        yield Race("blocks", racers, [self._fio_heat(pattern) for pattern in PATTERNS])
+
+    def _fio_heat(self, pattern: Pattern) -> Heat[Server]:
+        small = pattern.block_size < 64 * KIB
+        quantity = Quantity(f"block file, {pattern.name}", "IOPS" if small else "MiB/s", higher_is_better=True)
+
+        def run(server: Server) -> Sequence[float]:
+            read = fio(server.path, pattern, self._settings.seconds)
+            return (read["iops"] if small else read["bw_bytes"] / MIB,)
+
+        return Heat((quantity,), run)
+
+    def files(self) -> Iterator[Race[Any]]:
+        """A large file out of a file system: the host file is in the page cache, the served file is not."""
+        disk = self._disks.small()
+        for kind in KINDS:
+            quantity = Quantity(f"{BIG_SIZE // MIB} MiB file of {kind}", "MiB/s", higher_is_better=True)
+            yield Race(f"files {kind}", self._readers(disk, kind), [Heat((quantity,), _megabytes_a_second)])
+
+    def _readers(self, disk: Disk, kind: str) -> list[Racer[_Reading]]:
+        volume, raw = disk.volume(kind), disk.raw[kind]
+
+        @contextmanager
+        def mounted() -> Iterator[_Reading]:
+            with servers.mntapi(disk.vmdk, self._place(), layout="volumes") as server:
+                yield _cat(server.path / volume / BIG_FILE)
+
+        @contextmanager
+        def native() -> Iterator[_Reading]:
+            with self._native(raw, kind) as server:
+                yield _cat(server.path / BIG_FILE)
+
+        ours = _Reading([MNTAPI, "cat", str(disk.vmdk), f"/{volume}/{BIG_FILE}"], None)
+        return [
+            Racer("mntapi mount", mounted, role=Role.OURS, reads=(disk.vmdk,)),
+            Racer("mntapi cat", lambda: nullcontext(ours), role=Role.OURS, reads=(disk.vmdk,)),
+            Racer(_native_name(kind), native, _native_needs(kind), reads=(raw,)),
+        ]
+
+    def walk(self) -> Iterator[Race[Any]]:
+        """Every name, inode and size of a volume with 75,000 entries, nothing of it cached."""
+        for kind in KINDS:
+            quantity = Quantity(f"walk 75,000 entries of {kind}", "s", higher_is_better=False)
+            yield Race(f"walk {kind}", self._walkers(self._disks.crowd(kind), kind), [Heat((quantity,), lambda run: (run(),))])
+
+    def _walkers(self, disk: Disk, kind: str) -> list[Racer[Callable[[], float]]]:
+        raw = disk.raw[kind]
+
+        def mounted() -> float:
+            with servers.mntapi(disk.vmdk, self._place(), layout="volumes") as server:
+                return _find(server.path)
+
+        def native() -> float:
+            with self._native(raw, kind) as server:
+                return _find(server.path)
+
+        def ours() -> float:
+            return timed([MNTAPI, "find", str(disk.vmdk)]).wall
+
+        def fls() -> float:
+            return timed(["fls", "-r", str(raw)]).wall
+
+        return [
+            Racer("mntapi mount", lambda: nullcontext(mounted), role=Role.OURS, reads=(disk.vmdk,)),
+            Racer("mntapi find", lambda: nullcontext(ours), role=Role.OURS, reads=(disk.vmdk,)),
+            Racer("fls -r", lambda: nullcontext(fls), ("fls",), reads=(raw,)),
+            Racer(f"find on {_native_name(kind)}", lambda: nullcontext(native), _native_needs(kind), reads=(raw,)),
+        ]
+
+    def memory(self) -> Iterator[Race[Any]]:
+        """Resident size of the serving process, after each round of reading through it."""
+        for name, disk in (("6 GiB", self._disks.small()), ("62 TiB", self._disks.huge())):
+            racers = [
+                Racer("mntapi", partial(self._block_file, disk.vmdk), ("fio",), Role.OURS),
+                Racer("qemu-storage-daemon", partial(self._block_file_of_qemu, disk.vmdk), ("fio", "qemu-storage-daemon")),
+            ]
+            quantity = Quantity(f"memory, {name} disk read at random", "MiB", higher_is_better=False)
+            yield Race(f"memory {name}", racers, [Heat((quantity,), _memory_after_reading)])
+        quantity = Quantity("memory, 6 GiB disk, after find and cat", "MiB", higher_is_better=False)
+        small = self._disks.small()
+        racer = Racer("mntapi", lambda: servers.mntapi(small.vmdk, self._place(), layout="volumes"), role=Role.OURS)
+        volumes = [small.volume(kind) for kind in KINDS]
+        yield Race("memory files", [racer], [Heat((quantity,), partial(_memory_after_files, volumes))])
+
+    @contextmanager
+    def _block_file(self, vmdk: Path) -> Iterator[Server]:
+        with servers.mntapi(vmdk, self._place(), layout="blocks") as server:
+            yield Server(server.path / "disks" / "disk0", server.pid)
+
+    def _block_file_of_qemu(self, vmdk: Path) -> AbstractContextManager[Server]:
+        return servers.qemu_storage_daemon(vmdk, self._place())
+
+    def _native(self, raw: Path, kind: str) -> AbstractContextManager[Server]:
+        place = self._place()
+        return servers.ntfs_3g(raw, place) if kind == "ntfs" else servers.kernel(raw, place, kind=kind)
+
+    def _place(self) -> Path:
+        return self._settings.scratch / f"at{next(self._numbers)}"
+
+
+SECTIONS: dict[str, Callable[[Bench], Iterator[Race[Any]]]] = {
+    "open": Bench.open,
+    "blocks": Bench.blocks,
+    "files": Bench.files,
+    "walk": Bench.walk,
+    "memory": Bench.memory,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A command that reads the large file, and the mounted file to drop from the page cache first."""
+
+    command: list[str]
+    cached: Path | None
+
+
+def _cat(path: Path) -> _Reading:
+    return _Reading(["cat", str(path)], path)
+
+
+def _megabytes_a_second(reading: _Reading) -> Sequence[float]:
+    if reading.cached:
+        with reading.cached.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return (BIG_SIZE / MIB / timed(reading.command).wall,)
+
+
+def _time_and_cpu(command: list[str]) -> Sequence[float]:
+    timing = timed(command)
+    return timing.wall, timing.cpu
+
+
+def _find(folder: Path) -> float:
+    """Seconds for all names with inode and size; the size makes ``find`` ask for every inode."""
+    return timed(["find", str(folder), "-printf", "%i %s %p\\n"]).wall
+
+
+def _memory_after_reading(server: Server) -> Sequence[float]:
+    fio(server.path, PATTERNS[0], _LOOK_AROUND_S)
+    fio(server.path, PATTERNS[3], _LOOK_AROUND_S)
+    return (_memory(server),)
+
+
+def _memory_after_files(volumes: Sequence[str], server: Server) -> Sequence[float]:
+    for volume in volumes:
+        _find(server.path / volume)
+        timed(["cat", str(server.path / volume / BIG_FILE)])
+    return (_memory(server),)
+
+
+def _memory(server: Server) -> float:
+    size = resident_size(server.pid)
+    if size is None:
+        raise Failure("the server has ended")
+    return size / MIB
+
+
+def _lister(name: str, command: list[str], vmdk: Path, *, role: Role = Role.PEER) -> Racer[list[str]]:
+    return Racer(name, lambda: nullcontext([*command, str(vmdk)]), (command[0],), role, (vmdk,))
+
+
+def _checked(opener: Callable[[], AbstractContextManager[Server]], raw: Path) -> Callable[[], AbstractContextManager[Server]]:
+    """A server that gives other bytes than it should takes no part."""
+
+    @contextmanager
+    def checked() -> Iterator[Server]:
+        with opener() as server:
+            servers.same_bytes(server.path, raw)
+            yield server
+
+    return checked
+
+
+def _native_name(kind: str) -> str:
+    return "ntfs-3g" if kind == "ntfs" else f"kernel {kind}"
+
+
+def _native_needs(kind: str) -> tuple[str, ...]:
+    return ("ntfs-3g",) if kind == "ntfs" else ()
