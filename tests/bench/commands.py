@@ -72,21 +72,28 @@ def _failure(command: Sequence[str], status: int, errors: str) -> Failure:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """How fio reads: ``bs`` bytes at a time, ``depth`` of them asked for at once."""
+    """How fio reads: ``block_size`` bytes at a time, ``depth`` of them asked for at once.
+
+    ``align``: only at multiples of so many bytes; ``size``: only so many first bytes of the file.
+    """
 
     name: str
     rw: str
     block_size: int
     depth: int = 1
+    align: int | None = None
+    size: int | None = None
 
 
 def fio(path: Path, pattern: Pattern, seconds: float) -> dict[str, Any]:
     """Read a file with direct I/O for some seconds; returns fio's figures of the reads. The same offsets every time."""
     engine = "libaio" if pattern.depth > 1 else "psync"
+    where = [f"--blockalign={pattern.align}"] if pattern.align else []
+    where += [f"--size={pattern.size}"] if pattern.size else []
     report = output(
         "fio", "--name=bench", "--readonly", "--thread", "--direct=1", "--norandommap", "--time_based",
         "--output-format=json", f"--filename={path}", f"--rw={pattern.rw}", f"--bs={pattern.block_size}",
-        f"--ioengine={engine}", f"--iodepth={pattern.depth}", f"--runtime={seconds}", f"--randseed={_SEED}",
+        f"--ioengine={engine}", f"--iodepth={pattern.depth}", f"--runtime={seconds}", f"--randseed={_SEED}", *where,
     )  # fmt: skip
     job = json.loads(report[report.index("{") :])["jobs"][0]
     if job["error"] or not job["read"]["total_ios"]:

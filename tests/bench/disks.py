@@ -20,6 +20,8 @@ KINDS = ("ext4", "ntfs")
 BIG_FILE = "big.bin"
 BIG_SIZE = 400 * MIB
 ENTRIES = 75_000
+DENSE, ISLAND = GIB, 64 * KIB
+_THIN_SIZE = 16 * GIB
 _VOLUME_SIZE = 2560 * MIB
 _SMALL_FILES = 5_000
 _PER_FOLDER = 100
@@ -56,10 +58,14 @@ class Disks:
         """The same two volumes on 62 TiB, the rest a partition without anything on it."""
         return Disk(self._once("huge.vmdk", partial(self._partitioned, 62 * TIB)), self._volumes())
 
-    def noise(self) -> Disk:
-        """1 GiB of random bytes: nothing compresses, and no grain is a hole."""
-        raw = self._once("noise.raw", partial(_write_random, GIB))
-        return Disk(self._once("noise.vmdk", partial(_to_vmdk, raw)), {"disk": raw})
+    def thin(self) -> Disk:
+        """16 GiB of which 2 GiB are stored, as random bytes: ``DENSE`` bytes without a gap, then ``ISLAND`` bytes in each MiB.
+
+        So its tables are larger than what the peers keep of them in memory, as those of a real disk are, while all that is
+        stored fits into the page cache.
+        """
+        raw = self._once("thin.raw", _write_thin)
+        return Disk(self._once("thin.vmdk", partial(_to_vmdk, raw)), {"disk": raw})
 
     def crowd(self, kind: str) -> Disk:
         """A volume with 75,000 entries, and no partition table around it."""
@@ -115,9 +121,18 @@ def _write_random(size: int, path: Path) -> None:
             file.write(generator.randbytes(MIB))
 
 
+def _write_thin(path: Path) -> None:
+    _write_random(DENSE, path)
+    generator = random.Random(3)
+    with path.open("r+b") as file:
+        for offset in range(DENSE, _THIN_SIZE, MIB):
+            file.seek(offset)
+            file.write(generator.randbytes(ISLAND))
+        file.truncate(_THIN_SIZE)
+
+
 def _to_vmdk(raw: Path, vmdk: Path) -> None:
-    keep_zeros = ["-S", "0"] if raw.suffix == ".raw" else []
-    output("qemu-img", "convert", "-q", *keep_zeros, "-f", "raw", "-O", "vmdk", raw, vmdk)
+    output("qemu-img", "convert", "-q", "-f", "raw", "-O", "vmdk", raw, vmdk)
 
 
 def _volume(kind: str, size: int, fill: Callable[[Path], None], path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import servers
 from bench.commands import MNTAPI, Failure, Pattern, fio, timed
-from bench.disks import BIG_FILE, BIG_SIZE, KINDS, Disk, Disks
+from bench.disks import BIG_FILE, BIG_SIZE, DENSE, KINDS, Disk, Disks
 from bench.race import Heat, Race, Racer
 from bench.report import Quantity, Role
 from bench.servers import Server
@@ -21,11 +21,13 @@ from mntapi.kernel.process import resident_size
 from mntapi.units import KIB, MIB
 
 PATTERNS = (
-    Pattern("4 KiB random, 1 deep", "randread", 4 * KIB),
-    Pattern("4 KiB random, 16 deep", "randread", 4 * KIB, 16),
-    Pattern("64 KiB random", "randread", 64 * KIB),
-    Pattern("1 MiB sequential", "read", MIB),
+    Pattern("4 KiB random, 1 deep", "randread", 4 * KIB, align=MIB),
+    Pattern("4 KiB random, 16 deep", "randread", 4 * KIB, depth=16, align=MIB),
+    Pattern("64 KiB random", "randread", 64 * KIB, align=MIB),
+    Pattern("1 MiB sequential", "read", MIB, size=DENSE),
 )
+"""What is read of the thin disk: nothing of it is a hole, since there is an island at each multiple of a MiB."""
+_ANYWHERE = Pattern("4 KiB anywhere", "randread", 4 * KIB)
 _LOOK_AROUND_S = 1.0
 """How long a server is read from before its memory is looked at."""
 _DISSECT = """
@@ -75,7 +77,7 @@ class Bench:
 
     def blocks(self) -> Iterator[Race[Any]]:
         """The disk as a file, read with direct I/O."""
-        disk = self._disks.noise()
+        disk = self._disks.thin()
         raw = disk.raw["disk"]
         openers: dict[str, Callable[[], AbstractContextManager[Server]]] = {
             "mntapi": lambda: self._block_file(disk.vmdk),
@@ -235,8 +237,8 @@ def _find(folder: Path) -> float:
 
 
 def _memory_after_reading(server: Server) -> Sequence[float]:
-    fio(server.path, PATTERNS[0], _LOOK_AROUND_S)
-    fio(server.path, PATTERNS[3], _LOOK_AROUND_S)
+    fio(server.path, _ANYWHERE, _LOOK_AROUND_S)
+    fio(server.path, PATTERNS[-1], _LOOK_AROUND_S)
     return (_memory(server),)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract.check_support import KIB, MIB, check, qemu_verdict, texts, verdict
+from contract.make_disk import create_encrypted
 from contract.vhd_support import SHARED, disk_content, needs_qemu, qemu_img, sample
 from contract.vhdx_builder import Disk
 from contract.vmdk_builder import build_cowd, build_sesparse, build_stream, write_descriptor
@@ -96,7 +97,7 @@ def test_internal_snapshots_and_bitmaps(tmp_path: Path, raw: Path, options: str)
 def test_an_encrypted_disk_is_checked_without_its_passphrase(tmp_path: Path) -> None:
     path = tmp_path / "disk.qcow2"
     luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
-    qemu_img("create", "-q", "--object", "secret,id=s,data=pw", "-f", "qcow2", "-o", luks, path, "8M")
+    create_encrypted("-q", "--object", "secret,id=s,data=pw", "-f", "qcow2", "-o", luks, path, "8M")
     assert texts(path) == [f"{path}: note: is encrypted (LUKS) (at byte 32)"]
 
 

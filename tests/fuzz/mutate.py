@@ -1,7 +1,7 @@
 """Damage, by dice: a few numbers, ranges or the end of a file are changed, and the checksums that guard them made right again.
 
-Half of the changes go where the container's own structures are, the others where the guest's are. Without the right checksums
-nothing behind a header would ever be reached.
+A third of the changes goes where headers and footers are, a third to all that is not the guest's, a third to where numbers
+are. Without the right checksums nothing behind a header would ever be reached.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def damage(target: Target, dice: random.Random) -> Damage:
 
 
 def _change(target: Target, content: bytearray, dice: random.Random) -> tuple[int, bytes]:
-    sector = dice.choice(target.structures if dice.random() < 0.6 else target.rest)
+    sector = dice.choice(dice.choice((target.structures[:8] + target.structures[-4:], target.structures, target.rest)))
     kind = dice.random()
     if kind < 0.1:
         other = dice.choice(target.structures)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.make_disk import need, run
+from contract.make_disk import create_encrypted, need, run
 from mntapi import DiskSpec, OpenOptions, open_disks, read
 from mntapi.errors import Corrupt, Denied, NotFound, Unsupported
 from mntapi.units import MIB
@@ -153,7 +153,7 @@ def test_an_encrypted_qcow2_with_its_passphrase(raw: Path, tmp_path: Path) -> No
     disk = tmp_path / "disk.qcow2"
     secret = ["--object", "secret,id=s,data=pass word"]
     luks = ["-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=300"]
-    run("qemu-img", "create", *secret, "-f", "qcow2", *luks, disk, len(CONTENT))
+    create_encrypted(*secret, "-f", "qcow2", *luks, disk, len(CONTENT))
     target = ["--target-image-opts", f"driver=qcow2,encrypt.key-secret=s,file.filename={disk}"]
     run("qemu-img", "convert", *secret, "-n", "-f", "raw", *target[:1], raw, target[1])
     assert contents(disk, options=OpenOptions(passphrases=("wrong", "pass word"))) == [("qcow2", CONTENT)]
