@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from mntapi.keys import Keys
+
 
 class ExtentKind(enum.Enum):
     """What a range of bytes holds: stored bytes, or nothing but zeros that were never stored."""
@@ -166,6 +168,8 @@ class Volume:
     """The table's own name for it (GPT partition name)."""
     members: tuple[str, ...] = ()
     """Ids of the volumes it is made of; those are not listed themselves."""
+    details: Mapping[str, str] = field(default_factory=dict)
+    """What else the scheme says of it, for people: volume group, RAID level, cipher, which kinds of key open it."""
 
     @property
     def size(self) -> int:
@@ -189,6 +193,13 @@ class Scheme(Protocol):
         A function of ``claimed`` alone: it is called again with more when members arrive at another depth, and a volume that
         still misses some is INCOMPLETE meanwhile.
         """
+
+
+class KeyedScheme(Protocol):
+    """An encryption: a module with this function instead of those of ``Scheme``."""
+
+    def with_keys(self, keys: Keys) -> Scheme:
+        """The scheme that tries these keys. One scan has one; it may remember what it unlocked, by the volume's id."""
 
 
 class Usage(enum.StrEnum):
@@ -331,3 +342,5 @@ class OpenOptions:
     """The file to take for the parent of the first link, wherever that link says it is."""
     passphrases: tuple[str, ...] = field(default=(), repr=False)
     """Tried one after the other on encrypted images; bytes that are no UTF-8 surrogate-escaped."""
+    keys: Keys = field(default_factory=Keys, repr=False)
+    """Keys to encrypted volumes."""

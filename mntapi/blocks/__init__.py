@@ -10,6 +10,7 @@ from mntapi.blocks.cache import Cache
 from mntapi.blocks.concat import Concat
 from mntapi.blocks.fault import Fault
 from mntapi.blocks.file import HostFile
+from mntapi.blocks.missing import Missing
 from mntapi.blocks.slice import Slice
 from mntapi.blocks.zero import Zero
 
@@ -18,6 +19,7 @@ __all__ = [
     "Concat",
     "Fault",
     "HostFile",
+    "Missing",
     "Slice",
     "Zero",
     "check_range",

@@ -17,7 +17,7 @@ from mntapi.images.opener import DirectOpener
 from mntapi.remote import is_url
 from mntapi.session.sets import open_spec
 from mntapi.types import DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
-from mntapi.volumes.scan import scan
+from mntapi.volumes.scan import Found, find_volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,15 @@ class Content:
 class DiskSet:
     """Open disks and what was found on them. A context manager; leaving it closes every file.
 
-    Thread-safe. Volumes are found when the set is opened; what is on them when first asked for.
+    ``volumes`` are what a user can read; ``containers`` what those lie on (disks, physical volumes, members of an array), a
+    member before what it is a member of. Thread-safe. Volumes are found when the set is opened; what is on them when first
+    asked for.
     """
 
-    def __init__(self, disks: Sequence[Image], volumes: Sequence[Volume], resources: ExitStack) -> None:
+    def __init__(self, disks: Sequence[Image], found: Found, resources: ExitStack) -> None:
         self.disks = tuple(disks)
-        self.volumes = tuple(volumes)
+        self.volumes = tuple(found.volumes)
+        self.containers = tuple(found.containers)
         self._resources = resources
         self._lock = threading.RLock()
         self._contents: dict[str, Content] = {}
@@ -123,8 +126,8 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
             for image in open_spec(spec, opener, options):
                 undo.callback(image.blocks.close)
                 disks.append(_with_sector_size(image, spec.sector_size))
-        volumes = scan(disks)
-        return DiskSet(disks, volumes, undo.pop_all())
+        found = find_volumes(disks, keys=options.keys)
+        return DiskSet(disks, found, undo.pop_all())
 
 
 def _opener(specs: Sequence[DiskSpec], options: OpenOptions) -> Opener:

@@ -71,7 +71,7 @@ class Worker:
         """
         disks = [asdict(spec) for spec in specs]
         kind = "files" if isinstance(overlay, OverlayFiles) else overlay
-        self._send({"op": "open", "disks": disks, "options": asdict(options), "backend": backend, "overlay": kind})
+        self._send({"op": "open", "disks": disks, "options": _as_fields(options), "backend": backend, "overlay": kind})
         opener = OriginalsOpener(options)
         broker = Broker(self._channel, opener, _named(specs, options))
         for _ in range(_MAX_FILES):
@@ -123,6 +123,12 @@ class Worker:
         """Hang up: a worker that does not serve yet ends. Never blocks."""
         self._channel.close()
         self._process.poll()
+
+
+def _as_fields(options: OpenOptions) -> Message:
+    fields = {name: getattr(options, name) for name in OpenOptions.__slots__}
+    del fields["keys"]
+    return fields
 
 
 def _named(specs: Sequence[DiskSpec], options: OpenOptions) -> Iterator[str]:

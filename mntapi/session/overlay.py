@@ -28,9 +28,10 @@ from mntapi.images.qcow2.header import parse_header
 from mntapi.images.qcow2.overlay import CLUSTER
 from mntapi.kernel.storage import punch_hole
 from mntapi.session.channel import Channel, Message, pack_error, unpack_error
+from mntapi.keys import Keys
 from mntapi.session.diskset import DiskSet
 from mntapi.types import Blocks, Image, OpenOptions, Volume, WritableBlocks
-from mntapi.volumes.scan import scan
+from mntapi.volumes.scan import find_volumes
 
 MEMORY = "memory"
 MAX_DISKS = 256
@@ -40,7 +41,7 @@ OverlayOf = Callable[[int, Image], WritableBlocks]
 """(index of the disk, the original): the same disk, to be written. It owns the original's blocks."""
 
 
-def with_overlays(disk_set: DiskSet, overlay_of: OverlayOf) -> DiskSet:
+def with_overlays(disk_set: DiskSet, overlay_of: OverlayOf, keys: Keys | None = None) -> DiskSet:
     """The same disks with a place to write over each, and the volumes on them now. Owns ``disk_set``, also on an error.
 
     Raises what ``overlay_of`` raises.
@@ -52,7 +53,7 @@ def with_overlays(disk_set: DiskSet, overlay_of: OverlayOf) -> DiskSet:
             overlay = overlay_of(index, disk)
             undo.callback(overlay.close)
             disks.append(replace(disk, blocks=overlay))
-        return DiskSet(disks, scan(disks), undo.pop_all())
+        return DiskSet(disks, find_volumes(disks, keys=keys), undo.pop_all())
 
 
 def volume_blocks(disk_set: DiskSet, volume: Volume) -> Blocks:

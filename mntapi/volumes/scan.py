@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import cast
+from types import ModuleType
+from typing import NamedTuple, cast
 
 from mntapi.errors import MntapiError, Unsupported
-from mntapi.types import Blocks, Image, Scheme, Volume, VolumeState
+from mntapi.keys import Keys
+from mntapi.types import Blocks, Image, KeyedScheme, Scheme, Volume, VolumeState
 from mntapi.volumes.disks import path_of, whole_disks
 
 SCHEMES = (
@@ -34,25 +36,45 @@ MAX_VOLUMES = 8192
 _LOOK_INSIDE = frozenset({VolumeState.OK, VolumeState.DIRTY, VolumeState.INCOMPLETE})
 
 
-def scan(disks: Sequence[Image | Blocks], schemes: Sequence[Scheme] | None = None) -> list[Volume]:
-    """The volumes on a set of disks: those that are not a part of another. A disk without any is a volume itself.
+class Found(NamedTuple):
+    """What a scan found. ``volumes``: those that are not a part of another, disk by disk, at last those that lie on several.
+    ``containers``: the others, disks included, in the order of discovery: a member comes before what it is a member of."""
+
+    volumes: list[Volume]
+    containers: list[Volume]
+
+
+def scan(disks: Sequence[Image | Blocks], schemes: Sequence[Scheme] | None = None, *, keys: Keys | None = None) -> list[Volume]:
+    """The volumes on a set of disks: ``find_volumes`` without the containers."""
+    return find_volumes(disks, schemes, keys=keys).volumes
+
+
+def find_volumes(
+    disks: Sequence[Image | Blocks], schemes: Sequence[Scheme] | None = None, *, keys: Keys | None = None
+) -> Found:
+    """The volumes on a set of disks, and what they lie on. A disk without any is a volume itself.
 
     Args:
         disks: the disks of one machine, in any order; ``Volume.disk`` is an index into it. They stay the caller's, and the
             volumes are readable while they are open.
         schemes: what to look for; ``SCHEMES`` if None.
+        keys: to encrypted volumes, for the schemes of ``SCHEMES``.
 
     Returns:
-        Volumes, disk by disk, at last those that lie on several. Damage is a state with a reason; no bytes on disk raise.
+        What was found. Damage is a state with a reason; no bytes on disk raise.
     """
-    loop = _Scan(disks, load(SCHEMES) if schemes is None else schemes)
+    loop = _Scan(disks, load(SCHEMES, keys or Keys()) if schemes is None else schemes)
     loop.run()
-    return loop.leaves()
+    return loop.found()
 
 
-def load(modules: Sequence[str]) -> list[Scheme]:
+def load(modules: Sequence[str], keys: Keys) -> list[Scheme]:
     """The schemes of these modules, imported on first use."""
-    return [cast(Scheme, import_module(module)) for module in modules]
+    return [_scheme(import_module(module), keys) for module in modules]
+
+
+def _scheme(module: ModuleType, keys: Keys) -> Scheme:
+    return cast(KeyedScheme, module).with_keys(keys) if hasattr(module, "with_keys") else cast(Scheme, module)
 
 
 class _Scan:
@@ -76,10 +98,11 @@ class _Scan:
         for volume in self._ready():
             self._note(volume, Unsupported(f"is nested too deep to be looked into (at most {MAX_ROUNDS} levels)"))
 
-    def leaves(self) -> list[Volume]:
-        """What was found and is not a member of another, each with a name of its own."""
+    def found(self) -> Found:
+        """What was found: what is not a member of another, each with a name of its own, and what is."""
         members = {member for volume in self._found.values() for member in volume.members} - self._cut_short
-        return _distinctly_named(sorted((v for v in self._found.values() if v.id not in members), key=_by_disk))
+        leaves = sorted((volume for volume in self._found.values() if volume.id not in members), key=_by_disk)
+        return Found(_distinctly_named(leaves), [volume for volume in self._found.values() if volume.id in members])
 
     def _ready(self) -> list[Volume]:
         waiting = [

@@ -15,9 +15,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import machine
 from bench.commands import Failure
@@ -104,22 +105,27 @@ def _measure(arguments: argparse.Namespace, cache: Path, scratch: Path) -> None:
     track = Track(arguments.rounds, _say)
     bench = Bench(settings, Disks(cache, _say))
     described["round_trips"] = {}
-    for name in arguments.only or SECTIONS:
-        for race in SECTIONS[name](bench):
-            with steady() as described["round_trips"][race.name]:
-                track.run(race)
-    if arguments.json:
-        print(json.dumps(as_object(track.rows, track.left_out, described), indent=2))
-        return
+    try:
+        for name in arguments.only or SECTIONS:
+            for race in SECTIONS[name](bench):
+                with steady() as described["round_trips"][race.name]:
+                    track.run(race)
+    finally:  # what was measured before an interrupt took long enough to be worth showing
+        _print_json(track, described) if arguments.json else _print_page(track, described, arguments.rounds)
+
+
+def _print_json(track: Track, described: dict[str, Any]) -> None:
+    print(json.dumps(as_object(track.rows, track.left_out, described), indent=2))
+
+
+def _print_page(track: Track, described: dict[str, Any], rounds: int) -> None:
     print(machine.sentence(described))
-    print(f"\nMedian (min..max) of {arguments.rounds} rounds, taken in turn. Ratio: how many times as good as the best peer.\n")
+    print(f"\nMedian (min..max) of {rounds} rounds, taken in turn. Ratio: how many times as good as the best peer.\n")
     print(table(track.rows))
-    _print_left_out([f"{one.program} ({one.work}): {one.reason}" for one in track.left_out])
-
-
-def _print_left_out(lines: Sequence[str]) -> None:
-    if lines:
-        print("\nLeft out:\n" + "\n".join(f"- {line}" for line in lines))
+    if track.left_out:
+        print("\nLeft out:")
+    for one in track.left_out:
+        print(f"- {one.program} ({one.work}): {one.reason}")
 
 
 def _say(text: str) -> None:

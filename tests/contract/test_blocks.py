@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract.blocks_contract import check_blocks, check_closed
-from mntapi.blocks import Cache, Concat, Fault, HostFile, Slice, Zero, read, read_clipped
+from mntapi.blocks import Cache, Concat, Fault, HostFile, Missing, Slice, Zero, read, read_clipped
 from mntapi.errors import Busy, Corrupt, Denied, Invalid, NotFound, ReadFailed, Unsupported
 from mntapi.types import Extent, ExtentKind
 
@@ -109,6 +109,17 @@ def test_concat(host_file: HostFile) -> None:
 
 def test_zero() -> None:
     check_blocks(Zero(300_001), bytes(300_001))
+
+
+def test_missing_bytes_are_an_error_and_never_zeros() -> None:
+    blocks = Missing(300_001, "physical volume 7Zk9 is on a disk that was not given", hint="add it with -d")
+    for offset, length in ((0, 1), (300_000, 1), (0, 300_001)):
+        with pytest.raises(ReadFailed, match="7Zk9") as caught:
+            blocks.readinto(offset, memoryview(bytearray(length)))
+        assert caught.value.hint == "add it with -d"
+    assert list(blocks.extents(5, 10)) == [Extent(5, 10, ExtentKind.DATA)]
+    with pytest.raises(Invalid):
+        blocks.readinto(300_001, memoryview(bytearray(1)))
 
 
 def test_cache(host_file: HostFile) -> None:
