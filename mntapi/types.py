@@ -168,7 +168,7 @@ class Volume:
     """The table's own name for it (GPT partition name)."""
     members: tuple[str, ...] = ()
     """Ids of the volumes it is made of; those are not listed themselves."""
-    details: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What else the scheme says of it, for people: volume group, RAID level, cipher, which kinds of key open it."""
 
     @property

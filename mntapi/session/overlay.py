@@ -27,8 +27,8 @@ from mntapi.images.qcow2.create import create_overlay, open_overlay
 from mntapi.images.qcow2.header import parse_header
 from mntapi.images.qcow2.overlay import CLUSTER
 from mntapi.kernel.storage import punch_hole
-from mntapi.session.channel import Channel, Message, pack_error, unpack_error
 from mntapi.keys import Keys
+from mntapi.session.channel import Channel, Message, pack_error, unpack_error
 from mntapi.session.diskset import DiskSet
 from mntapi.types import Blocks, Image, OpenOptions, Volume, WritableBlocks
 from mntapi.volumes.scan import find_volumes

@@ -187,7 +187,7 @@ def test_members_at_different_depths(tmp_path: Path, opened) -> None:
     whole = Pool.label(b"data", 0, 2) + b"A" * SECTOR
     for order in (0, 1):
         disks = [opened("a", whole), opened("b")]
-        volumes = scan(disks[:: -1 if order else 1], [*load(SCHEMES), Pool()])
+        volumes = scan(disks[:: -1 if order else 1], [*load(SCHEMES, Keys()), Pool()])
         assert [(volume.id, volume.state, volume.reason) for volume in volumes] == [("pool:data", VolumeState.OK, None)]
         assert read(volumes[0].blocks, 0, volumes[0].size) == b"A" * SECTOR + b"B" * 15 * SECTOR
         assert volumes[0].disk is None
@@ -221,7 +221,7 @@ def test_a_table_inside_a_logical_volume(tmp_path: Path, opened) -> None:
     """A guest's disk stored in a volume of the host."""
     partitioned(tmp_path / "inner", "label: dos\nlabel-id: 0x12345678\nstart=8, size=8", {8 * SECTOR: b"guest"})
     disk = opened("outer", Pool.label(b"data", 0, 1) + (tmp_path / "inner").read_bytes())
-    (volume,) = scan([disk], [Pool(), *load(SCHEMES)])
+    (volume,) = scan([disk], [Pool(), *load(SCHEMES, Keys())])
     assert (volume.id, volume.name, volume.members) == ("mbr:12345678-01", "datap1", ("pool:data",))
     assert (volume.disk, volume.offset) == (None, None)
     assert read(volume.blocks, 0, 5) == b"guest"
@@ -332,7 +332,7 @@ def test_a_copy_of_a_disk_inside_another(tmp_path: Path, opened) -> None:
     partitioned(tmp_path / "one", "label: dos\nlabel-id: 0x11111111\nstart=8, size=8\nstart=16, size=8", {})
     content = (tmp_path / "one").read_bytes()
     disks = [opened("one"), opened("outer", Wrap.LABEL + Wrap.LABEL + content), opened("deeper", Wrap.LABEL * 3 + content)]
-    ids = [volume.id for volume in scan(disks, [Wrap(), *load(SCHEMES)])]
+    ids = [volume.id for volume in scan(disks, [Wrap(), *load(SCHEMES, Keys())])]
     assert len(ids) == len(set(ids)) == 6
     assert ids[:2] == ["mbr:11111111-01", "mbr:11111111-02"]
     assert ids[2:4] == ["mbr:11111111-01@wrap:wrap:disk:outer", "mbr:11111111-02@wrap:wrap:disk:outer"]
