@@ -2,7 +2,7 @@
 
 Started as ``python -m mntapi_fuse.worker FD``, FD being a socket to the command that wants the mount. The conversation:
 
-    command  open    the disks and options
+    command  open    the disks and options; with disks on servers, sockets to a process that makes connections
     worker   file    ... asks for each file of the chains; the command opens it and sends the descriptor
     worker   overlay ... with --overlay FILE: asks for the file of each disk's changes, and gets it for reading and writing
     worker   opened  what was found, or error
@@ -33,12 +33,13 @@ from mntapi.blocks.memory_overlay import MAX_MEMORY
 from mntapi.errors import MntapiError, NotFound
 from mntapi.kernel.sandbox import Confinement, confine
 from mntapi.kernel.storage import become_io_flusher
-from mntapi.session.broker import BrokeredOpener
+from mntapi.remote.opener import RemoteOpener
+from mntapi.session.broker import BrokeredOpener, DialedConnector
 from mntapi.session.channel import Channel, ChannelClosed, Message, pack_error
 from mntapi.session.diskset import DiskSet, open_disks
 from mntapi.session.overlay import MEMORY, overlays_from, overlays_in_memory, volume_blocks, with_overlays
 from mntapi.session.tree import VolumeTree
-from mntapi.types import DiskSpec, OpenOptions, Volume, WritableBlocks
+from mntapi.types import DiskSpec, Opener, OpenOptions, Volume, WritableBlocks
 from mntapi.units import MIB
 from mntapi_fuse.blockfs import BlockFs
 from mntapi_fuse.operations import Operations
@@ -60,11 +61,11 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
-        request, _ = channel.receive()
-        _preload(request)
+        request, lines = channel.receive()
+        _preload(request, remote=bool(lines))
         threading.stack_size(_THREAD_STACK)
         confined = _confine(request["overlay"])
-        return _work(channel, request, asdict(confined))
+        return _work(channel, request, asdict(confined), lines)
     except ChannelClosed:
         return 1  # the command went away before the mount was ready; it undoes what it made
 
@@ -85,10 +86,11 @@ def _end(_number: int, _frame: object) -> None:
     sys.exit(1)
 
 
-def _work(channel: Channel, request: Message, confined: Message) -> int:
+def _work(channel: Channel, request: Message, confined: Message, lines: list[int]) -> int:
     options = OpenOptions(**{**request["options"], "passphrases": tuple(request["options"]["passphrases"])})
+    opener = _opener(channel, options, lines)
     try:
-        disk_set = open_disks(*(DiskSpec(**spec) for spec in request["disks"]), options=options, opener=BrokeredOpener(channel))
+        disk_set = open_disks(*(DiskSpec(**spec) for spec in request["disks"]), options=options, opener=opener)
         if request["overlay"] is not None:
             is_memory = request["overlay"] == MEMORY
             overlay_of = overlays_in_memory() if is_memory else overlays_from(channel, len(disk_set.disks))
@@ -112,17 +114,28 @@ def _work(channel: Channel, request: Message, confined: Message) -> int:
     return 0
 
 
+def _opener(channel: Channel, options: OpenOptions, lines: list[int]) -> Opener:
+    files = BrokeredOpener(channel)
+    if not lines:
+        return files
+    return RemoteOpener(files, allow_outside=options.allow_outside, connect=DialedConnector(lines))
+
+
 def _ready(channel: Channel) -> None:
     channel.send({"op": "ready", "pid": os.getpid()})
     channel.close()
 
 
-def _preload(request: Message) -> None:
+def _preload(request: Message, *, remote: bool) -> None:
     """Import all that could be imported later: from ``confine`` on there is no opening of files."""
     for package in (mntapi.filesystems, mntapi.images, mntapi.machines, mntapi.volumes):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             if not module.name.startswith(_NEVER_NEEDED):
                 import_module(module.name)
+    if remote:
+        for name in ("http", "nbd"):
+            import_module(f"mntapi.remote.{name}")
+        import_module("mntapi.remote.wire").tls_context()
     for encoding in _ENCODINGS:
         "".encode(encoding)
     import_module("mntapi_fuse.fusepy_backend" if request["backend"] == "fusepy" else "mntapi_fuse.server")
