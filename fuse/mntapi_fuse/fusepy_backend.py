@@ -193,10 +193,11 @@ class _Paths:
     @_answered
     def statfs(self, path: str) -> Mapping[str, int]:
         capacity = self._operations.statfs()
+        free = capacity.free or 0
         unit = max(1, capacity.block_size)
         return {
-            "f_bsize": unit, "f_frsize": unit, "f_blocks": capacity.total // unit, "f_bfree": capacity.free // unit,
-            "f_bavail": capacity.free // unit, "f_files": capacity.inodes, "f_ffree": capacity.inodes_free,
+            "f_bsize": unit, "f_frsize": unit, "f_blocks": capacity.total // unit, "f_bfree": free // unit,
+            "f_bavail": free // unit, "f_files": capacity.inodes, "f_ffree": capacity.inodes_free,
             "f_namemax": capacity.name_max,
         }  # fmt: skip
 

@@ -303,7 +303,7 @@ def pack_statx(attributes: Attributes, reply: memoryview) -> int:
 def pack_capacity(capacity: Capacity, reply: memoryview) -> int:
     """The answer to STATFS."""
     unit = max(1, min(capacity.block_size, _U32))
-    total, free = min(capacity.total // unit, _U64), min(capacity.free // unit, _U64)
+    total, free = min(capacity.total // unit, _U64), min((capacity.free or 0) // unit, _U64)
     inodes, inodes_free = min(capacity.inodes, _U64), min(capacity.inodes_free, _U64)
     KSTATFS.pack_into(reply, 0, total, free, free, inodes, inodes_free, unit, min(capacity.name_max, _U32), unit)
     return KSTATFS.size

@@ -1,4 +1,4 @@
-"""``mntapi info SET``: what the disks are, and what is on them."""
+"""``mntapi info SET``: the disks, what lies on them, and what is on that. ``info_page.py`` and ``info_svg.py`` draw it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,47 @@ from typing import Any
 import click
 
 from mntapi.cli.arguments import SetArguments, json_option, takes_set
-from mntapi.cli.output import emit, emit_json, escape, table
-from mntapi.session.diskset import Content, DiskSet
-from mntapi.types import Image, Volume, VolumeState
-from mntapi.units import format_size
+from mntapi.cli.info_page import page
+from mntapi.cli.info_svg import draw
+from mntapi.cli.output import emit, emit_json
+from mntapi.export.newfile import new_file
+from mntapi.session.diskset import DiskSet
+from mntapi.session.stack import Stack
+from mntapi.types import Image, Volume
 
 
 @click.command("info", short_help="Disks with their chains, volumes with file system and state.")
 @takes_set
-@click.option("-v", "--verbose", is_flag=True, help="Also what the format says of each disk: geometry, UUIDs, hashes.")
+@click.option("-v", "--verbose", is_flag=True, help="Also what formats and volume managers say: UUIDs, geometry, layouts.")
+@click.option("--svg", "picture", metavar="OUT.svg", help="Draw the disks to scale into a new file, or '-'.")
 @json_option
-def command(disks: SetArguments, verbose: bool, as_json: bool) -> None:
-    """Show the disks of SET with their chains, and every volume with its file system and state."""
+def command(disks: SetArguments, verbose: bool, picture: str | None, as_json: bool) -> None:
+    """Show the disks of SET, what lies on what, and every volume with its file system, free space and state."""
     with disks.open() as disk_set:
-        if as_json:
+        if picture is not None:
+            _draw(disk_set, picture)
+        elif as_json:
             emit_json(describe(disk_set))
         else:
-            _page(disk_set, verbose)
+            for line in page(disk_set, verbose=verbose):
+                emit(line)
+
+
+def _draw(disk_set: DiskSet, target: str) -> None:
+    picture = draw(disk_set)
+    if target == "-":
+        emit(picture)
+        return
+    with new_file(target, originals=[link.file for disk in disk_set.disks for link in disk.chain]) as out:
+        out.write(0, picture.encode() + b"\n")
 
 
 def describe(disk_set: DiskSet) -> dict[str, list[dict[str, Any]]]:
     """The set as plain values: the JSON of ``info``. Bytes are integers; ``disk`` is an index into ``disks``."""
+    stack = Stack(disk_set.volumes, disk_set.containers)
     return {
         "disks": [_describe_disk(disk) for disk in disk_set.disks],
-        "volumes": [_describe_volume(volume, disk_set.content(volume)) for volume in disk_set.volumes],
+        "volumes": [_describe_volume(volume, disk_set, stack) for volume in disk_set.volumes],
     }
 
 
@@ -45,8 +62,10 @@ def _describe_disk(disk: Image) -> dict[str, Any]:
     }
 
 
-def _describe_volume(volume: Volume, content: Content) -> dict[str, Any]:
+def _describe_volume(volume: Volume, disk_set: DiskSet, stack: Stack) -> dict[str, Any]:
+    content = disk_set.content(volume)
     signature = content.signature
+    capacity = disk_set.capacity(volume)
     return {
         "id": volume.id,
         "name": volume.name,
@@ -57,44 +76,26 @@ def _describe_volume(volume: Volume, content: Content) -> dict[str, Any]:
         "filesystem": signature.kind if signature else None,
         "label": signature.label if signature else None,
         "uuid": signature.uuid if signature else None,
+        "free": capacity.free if capacity else None,
         "state": content.state.value,
         "reason": content.reason,
+        "members": list(volume.members),
+        "stack": [_describe_container(one) for one in stack.below(volume)],
+        "details": dict(volume.details),
     }
 
 
-def _page(disk_set: DiskSet, verbose: bool) -> None:
-    rows = [("DISK", "FORMAT", "SIZE", "FILE")]
-    for index, disk in enumerate(disk_set.disks):
-        rows.append((f"disk{index}", disk.format, format_size(disk.blocks.size), escape(disk.path)))
-        rows.extend(("", link.format, "", f"on {escape(link.file)}") for link in disk.chain[1:])
-        if verbose:
-            rows.extend(("", "", "", f"{escape(name)}: {escape(value)}") for name, value in disk.details.items())
-    for line in table(rows, right=(2,)):
-        emit(line)
-    emit()
-    for line in table(
-        [_VOLUME_HEADER, *(_volume_row(volume, disk_set.content(volume)) for volume in disk_set.volumes)], right=(2, 3)
-    ):
-        emit(line)
-    reasons = [(volume, disk_set.content(volume)) for volume in disk_set.volumes if disk_set.content(volume).reason]
-    if reasons:
-        emit()
-    for volume, content in reasons:
-        emit(f"{volume.name}  {content.state.value}: {escape(content.reason or '')}")
-
-
-_VOLUME_HEADER = ("VOLUME", "KIND", "START", "SIZE", "FILE SYSTEM", "LABEL", "UUID", "STATE")
-
-
-def _volume_row(volume: Volume, content: Content) -> tuple[str, ...]:
-    signature = content.signature
-    return (
-        volume.name,
-        volume.kind,
-        "-" if volume.offset is None else format_size(volume.offset),
-        format_size(volume.size),
-        signature.kind if signature else "-",
-        escape(signature.label or "-") if signature else "-",
-        escape(signature.uuid or "-") if signature else "-",
-        content.state.value if content.state is not VolumeState.OK else "ok",
-    )
+def _describe_container(volume: Volume) -> dict[str, Any]:
+    """One thing that a volume lies on."""
+    return {
+        "id": volume.id,
+        "name": volume.name,
+        "kind": volume.kind,
+        "disk": volume.disk,
+        "offset": volume.offset,
+        "size": volume.size,
+        "state": volume.state.value,
+        "reason": volume.reason,
+        "members": list(volume.members),
+        "details": dict(volume.details),
+    }

@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from contract.make_disk import RealDisk, run
 
 DISK_KEYS = {"path", "format", "virtual_size", "chain", "details"}
-VOLUME_KEYS = {"id", "name", "kind", "disk", "offset", "size", "filesystem", "label", "uuid", "state", "reason"}
+BASIC_KEYS = {"id", "name", "kind", "disk", "offset", "size", "state", "reason", "members", "details"}
+VOLUME_KEYS = BASIC_KEYS | {"filesystem", "label", "uuid", "free", "stack"}
 
 
 def test_info_json_agrees_with_sfdisk_and_blkid(mntapi, disk: RealDisk) -> None:
@@ -36,9 +38,50 @@ def test_info_json_agrees_with_sfdisk_and_blkid(mntapi, disk: RealDisk) -> None:
     assert [volume["name"] for volume in info["volumes"]] == ["disk0p1", "disk0p2"]
 
 
+def test_info_tells_the_free_space_that_e2fsprogs_and_ntfsprogs_tell(mntapi, disk: RealDisk, tmp_path: Path) -> None:
+    ext4, ntfs = mntapi.json("info", disk.vmdk)["volumes"]
+    parts = []
+    for volume in (ext4, ntfs):
+        parts.append(tmp_path / volume["filesystem"])
+        with disk.raw.open("rb") as raw, parts[-1].open("wb") as out:
+            raw.seek(volume["offset"])
+            out.write(raw.read(volume["size"]))
+    header = dict(line.split(":", 1) for line in run("dumpe2fs", "-h", parts[0]).splitlines() if ":" in line)
+    assert ext4["free"] == int(header["Free blocks"]) * int(header["Block size"])
+    told = dict(line.strip().split(":", 1) for line in run("ntfsinfo", "-m", parts[1]).splitlines() if ":" in line)
+    assert ntfs["free"] == int(told["Free Clusters"].split()[0]) * int(told["Cluster Size"])
+
+
 def test_info_page(mntapi, disk: RealDisk) -> None:
     page = mntapi("info", disk.vmdk).stdout
     assert "disk0p1" in page and "ext4" in page and "32.0 MiB" in page and "root" in page
+    tree = [line.split("  ")[0] for line in page.splitlines() if "disk0p" in line]
+    assert tree == ["├─ disk0p1", "└─ disk0p2"] and "░" in page and "partitions" in page
+    start = mntapi.json("info", disk.vmdk)["volumes"][1]["offset"]
+    assert f"starts at: byte {start} of disk0" in mntapi("info", "-v", disk.vmdk).stdout
+
+
+def test_the_stack_of_a_volume_begins_with_its_disk(mntapi, disk: RealDisk) -> None:
+    for volume in mntapi.json("info", disk.vmdk)["volumes"]:
+        [below] = volume["stack"]
+        assert set(below) == BASIC_KEYS and (below["name"], below["kind"]) == ("disk0", "disk")
+        assert volume["members"] == [below["id"]] and below["size"] == disk.raw.stat().st_size
+
+
+def test_a_picture_to_scale(mntapi, disk: RealDisk, tmp_path: Path) -> None:
+    mntapi("info", "--svg", tmp_path / "disks.svg", disk.vmdk)
+    mntapi("info", "--svg", tmp_path / "disks.svg", disk.vmdk, code=6)  # never over something that is there
+    tree = ElementTree.parse(tmp_path / "disks.svg")
+    name = "{http://www.w3.org/2000/svg}"
+    boxes = {group.find(f"{name}title").text.split(":")[0]: group.find(f"{name}rect").attrib for group in tree.iter(f"{name}g")}
+    assert set(boxes) == {"disk0", "disk0p1", "disk0p2"}
+    whole, size = boxes["disk0"], disk.raw.stat().st_size
+    for volume in mntapi.json("info", disk.vmdk)["volumes"]:
+        box = boxes[volume["name"]]
+        assert float(box["width"]) / float(whole["width"]) == pytest.approx(volume["size"] / size, abs=0.01)
+        left = (float(box["x"]) - float(whole["x"])) / float(whole["width"])
+        assert left == pytest.approx(volume["offset"] / size, abs=0.01)
+    assert mntapi("info", "--svg", "-", disk.vmdk).stdout.rstrip() == (tmp_path / "disks.svg").read_text().rstrip()
 
 
 def test_ids_do_not_depend_on_the_order_of_disks(mntapi, disk: RealDisk, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mntapi.filesystems.ntfs.record import apply_fixups
 from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
 
 ROOT = 5
+CLUSTER_BITMAP = 6
 FIRST_USER = 16
 """Records below are metadata files, which ntfs-3g hides too."""
 INDEX = "$I30"
@@ -25,6 +26,8 @@ MAX_XATTR = 1 << 16
 """Bytes of an alternate stream shown as an extended attribute (the kernel's ``XATTR_SIZE_MAX``)."""
 MAX_BITMAP = 1 << 24
 """Bytes of a folder's bitmap: 512 GiB of index blocks of 4 KiB."""
+MAX_CLUSTER_BITMAP = 1 << 26
+"""Bytes of the volume's bitmap that are counted: 2 TiB of clusters of 4 KiB take a quarter of a second."""
 MAX_REPARSE = 1 << 14
 """Bytes of a reparse point, Windows's own limit."""
 MAX_BAD_BLOCKS = 1024
@@ -125,7 +128,28 @@ class NtfsFileSystem:
         return found
 
     def capacity(self) -> Capacity:
-        return Capacity(total=self._boot.volume_size, block_size=self._boot.cluster_size, inodes=self._mft.count)
+        return Capacity(
+            total=self._boot.volume_size,
+            free=self._free(),
+            block_size=self._boot.cluster_size,
+            inodes=self._mft.count,
+        )
+
+    def _free(self) -> int | None:
+        """Bytes of the clusters that ``$Bitmap`` does not mark as used; None if it cannot be read, or is large.
+
+        Source: the NTFS documentation of the Linux-NTFS project, ``$Bitmap``: one bit a cluster, the lowest bit first.
+        """
+        clusters = self._boot.volume_size // self._boot.cluster_size
+        length = -(-clusters // 8)
+        try:
+            stream = self._mft.stream(self._mft.file(CLUSTER_BITMAP), attribute.DATA)
+            if stream is None or not length <= stream.size <= MAX_CLUSTER_BITMAP:
+                return None
+            bits = int.from_bytes(read(self._content(stream), 0, length), "little")
+        except MntapiError:
+            return None
+        return (clusters - (bits & (1 << clusters) - 1).bit_count()) * self._boot.cluster_size
 
     def close(self) -> None:
         self._folders.clear()

@@ -1,0 +1,122 @@
+"""The page of ``mntapi info``: a tree of what lies on what, then what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mntapi.cli.output import escape, table
+from mntapi.session.diskset import Content, DiskSet
+from mntapi.session.stack import Branch, Stack
+from mntapi.types import Capacity, Volume, VolumeState
+from mntapi.units import format_size
+
+_HEADER = ("VOLUME", "SIZE", "HOLDS", "USED", "FREE", "STATE")
+_BAR = 10
+"""Characters of a bar."""
+_MAX_NAMES = 3
+_ADVICE = {
+    VolumeState.ENCRYPTED: "open it with --key {name}:FILE, the file holding its key",
+    VolumeState.INCOMPLETE: "give the missing disks with -d",
+    VolumeState.DIRTY: "the newest changes may be in the journal; --via kernel --overlay memory replays it",
+}
+
+
+def page(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
+    """The lines of the page. Names from the guest are escaped."""
+    for index, disk in enumerate(disk_set.disks):
+        yield f"disk{index}  {disk.format}, {format_size(disk.blocks.size)}  {escape(disk.path)}"
+        yield from (f"       {link.format} on {escape(link.file)}" for link in disk.chain[1:])
+        if verbose:
+            yield from (f"       {escape(name)}: {escape(value)}" for name, value in disk.details.items())
+    yield ""
+    yield from table([_HEADER, *_Rows(disk_set).rows()], right=(1, 4))
+    if verbose:
+        yield from _details(disk_set)
+    yield from _troubles(disk_set)
+
+
+class _Rows:
+    """The rows of the tree."""
+
+    def __init__(self, disk_set: DiskSet) -> None:
+        self._set = disk_set
+        self._stack = Stack(disk_set.volumes, disk_set.containers)
+        self._names = {volume.id: volume.name for volume in (*disk_set.containers, *disk_set.volumes)}
+
+    def rows(self) -> Iterator[Sequence[str]]:
+        """All trees, one after the other."""
+        for tree in self._stack.trees():
+            yield from self._of(tree, "", "")
+
+    def _of(self, branch: Branch, first: str, rest: str) -> Iterator[Sequence[str]]:
+        volume = branch.volume
+        row = self._leaf(volume) if branch.is_leaf else self._container(volume)
+        yield (first + escape(volume.name), format_size(volume.size), *row)
+        for place, inner in enumerate(branch.branches):
+            is_last = place == len(branch.branches) - 1
+            yield from self._of(inner, rest + ("└─ " if is_last else "├─ "), rest + ("   " if is_last else "│  "))
+
+    def _leaf(self, volume: Volume) -> tuple[str, str, str, str]:
+        content = self._set.content(volume)
+        capacity = self._set.capacity(volume)
+        free = "" if capacity is None or capacity.free is None else format_size(capacity.free)
+        return self._holds(volume, content), bar(capacity), free, content.state.value
+
+    def _holds(self, volume: Volume, content: Content) -> str:
+        signature = content.signature
+        label = signature.label if signature else None
+        holds = (signature.kind if signature else "-") + (f' "{escape(label)}"' if label else "")
+        return holds + self._lies_on(volume)
+
+    def _lies_on(self, volume: Volume) -> str:
+        """Where it is, for what lies on several volumes: the tree cannot show that."""
+        return f"  on {self._named(volume.members)}" if len(volume.members) > 1 else ""
+
+    def _container(self, volume: Volume) -> tuple[str, str, str, str]:
+        above = self._stack.above(volume)
+        kinds = ", ".join(dict.fromkeys(one.kind for one in above if one.kind != "partition"))
+        shared = [one.id for one in above if len(one.members) > 1]
+        holds = (kinds or "partitions") + (f", part of {self._named(shared)}" if shared else "")
+        return holds + self._lies_on(volume), "", "", volume.state.value if volume.state is not VolumeState.OK else ""
+
+    def _named(self, identifiers: Sequence[str]) -> str:
+        names = [escape(self._names.get(one, one)) for one in identifiers]
+        more = len(names) - _MAX_NAMES
+        return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def bar(capacity: Capacity | None) -> str:
+    """How full a file system is: ``████░░░░░░  42 %``; empty where it does not tell."""
+    if capacity is None or capacity.free is None or capacity.total <= 0:
+        return ""
+    used = 1 - min(1.0, capacity.free / capacity.total)
+    full = round(used * _BAR)
+    return "█" * full + "░" * (_BAR - full) + f" {used:4.0%}"
+
+
+def _details(disk_set: DiskSet) -> Iterator[str]:
+    """What -v adds: id, start and UUID of each volume, and what its volume manager says."""
+    leaves = {volume.id for volume in disk_set.volumes}
+    for volume in (*disk_set.containers, *disk_set.volumes):
+        yield ""
+        yield f"{escape(volume.name)}  {escape(volume.id)}"
+        signature = disk_set.content(volume).signature if volume.id in leaves else None
+        start = "" if volume.offset is None else f"byte {volume.offset} of disk{volume.disk}"
+        said = {"starts at": start, "uuid": (signature.uuid or "") if signature else "", **volume.details}
+        yield from (f"       {escape(name)}: {escape(value)}" for name, value in said.items() if value)
+
+
+def _troubles(disk_set: DiskSet) -> Iterator[str]:
+    """What is not as it should be, each with its reason and what can be done."""
+    troubled = [(one, one.state, one.reason) for one in disk_set.containers if one.reason]
+    for volume in disk_set.volumes:
+        content = disk_set.content(volume)
+        if content.reason:
+            troubled.append((volume, content.state, content.reason))
+    if troubled:
+        yield ""
+    for volume, state, reason in troubled:
+        name = escape(volume.name)
+        yield f"{name}  {state.value}: {escape(reason)}"
+        if state in _ADVICE:
+            yield " " * len(name) + f"  hint: {_ADVICE[state].format(name=name)}"
