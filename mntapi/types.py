@@ -271,10 +271,10 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What ``statfs`` says: sizes in bytes, counts of inodes; 0 where the file system does not tell."""
+    """What ``statfs`` says: sizes in bytes, counts of inodes; where the file system does not tell, 0, or None for ``free``."""
 
     total: int
-    free: int = 0
+    free: int | None = None
     block_size: int = 4096
     inodes: int = 0
     inodes_free: int = 0

@@ -16,7 +16,7 @@ from mntapi.filesystems.readers import READERS, open_filesystem
 from mntapi.images.opener import DirectOpener
 from mntapi.remote import is_url
 from mntapi.session.sets import open_spec
-from mntapi.types import DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
+from mntapi.types import Capacity, DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
 from mntapi.volumes.scan import Found, find_volumes
 
 
@@ -75,6 +75,13 @@ class DiskSet:
             raise opened
         return opened
 
+    def capacity(self, volume: Volume) -> Capacity | None:
+        """Size and free space of the volume's file system; None if there is none that we read, or it cannot be told."""
+        try:
+            return self.filesystem(volume).capacity()
+        except MntapiError:
+            return None
+
     def _open_filesystem(self, volume: Volume) -> FileSystem | MntapiError:
         content = self.content(volume)
         signature = content.signature
@@ -132,9 +139,10 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
 
 def _opener(specs: Sequence[DiskSpec], options: OpenOptions) -> Opener:
     files = DirectOpener(options)
-    if not any(is_url(spec.path) for spec in specs):
+    named = [*(spec.path for spec in specs), options.parent or ""]
+    if not options.allow_outside and not any(map(is_url, named)):
         return files
-    from mntapi.remote.opener import RemoteOpener  # TLS and HTTP take time to import
+    from mntapi.remote.opener import RemoteOpener  # sockets take time to import
 
     return RemoteOpener(files, allow_outside=options.allow_outside)
 
