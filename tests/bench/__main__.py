@@ -20,15 +20,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import formats, machine, work
 from bench.commands import Failure
 from bench.disks import Disks
 from bench.race import Track
 from bench.report import as_object, table
 from bench.wakefulness import steady
-from bench.work import SECTIONS, Bench, Settings
+from bench.work import Bench, Settings
 from mntapi.errors import MntapiError
 
+SECTIONS = {**work.SECTIONS, **formats.SECTIONS}
 _ROUNDS = 5
 _SECONDS, _QUICK_SECONDS = 3.0, 1.0
 

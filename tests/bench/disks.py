@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,21 @@ BIG_FILE = "big.bin"
 BIG_SIZE = 400 * MIB
 ENTRIES = 75_000
 DENSE, ISLAND = GIB, 64 * KIB
+CLUSTER = 64 * KIB
+CONTAINERS = {
+    "raw": ("-O", "raw"),
+    "vmdk": ("-O", "vmdk"),
+    "stream.vmdk": ("-O", "vmdk", "-o", "subformat=streamOptimized"),
+    "qcow2": ("-O", "qcow2"),
+    "zlib.qcow2": ("-O", "qcow2", "-c"),
+    "zstd.qcow2": ("-O", "qcow2", "-c", "-o", "compression_type=zstd"),
+    "vhd": ("-O", "vpc"),
+    "vhdx": ("-O", "vhdx"),
+    "vdi": ("-O", "vdi"),
+    "parallels": ("-O", "parallels"),
+    "qed": ("-O", "qed"),
+}
+"""How qemu-img makes each; the second word is QEMU's name of the format."""
 _THIN_SIZE = 16 * GIB
 _VOLUME_SIZE = 2560 * MIB
 _SMALL_FILES = 5_000
@@ -66,6 +81,17 @@ class Disks:
         """
         raw = self._once("thin.raw", _write_thin)
         return Disk(self._once("thin.vmdk", partial(_to_vmdk, raw)), {"disk": raw})
+
+    def container(self, name: str) -> tuple[Path, Path]:
+        """``CONTAINERS[name]`` of 1 GiB, of which every second MiB is stored, and the same bytes raw."""
+        raw = self._once("contained.raw", _write_contained)
+        options = CONTAINERS[name]
+        return self._once(f"contained.{name}", lambda path: _convert(raw, path, options)), raw
+
+    def chain(self, links: int) -> tuple[Path, Path]:
+        """The top of a chain of so many QCOW2 files, each with clusters of its own all over, and the same bytes raw."""
+        folder = self._once(f"chain{links}", partial(_write_chain, links))
+        return folder / f"link{links - 1}.qcow2", folder / "whole.raw"
 
     def crowd(self, kind: str) -> Disk:
         """A volume with 75,000 entries, and no partition table around it."""
@@ -129,6 +155,35 @@ def _write_thin(path: Path) -> None:
             file.seek(offset)
             file.write(generator.randbytes(ISLAND))
         file.truncate(_THIN_SIZE)
+
+
+def _write_contained(path: Path) -> None:
+    """Half of what is stored compresses to nothing, half of it not at all."""
+    generator = random.Random(5)
+    with path.open("wb") as file:
+        for offset in range(0, GIB, 2 * MIB):
+            file.seek(offset)
+            file.write(generator.randbytes(MIB // 2) + b"contents of a file, " * (MIB // 40))
+        file.truncate(GIB)
+
+
+def _convert(raw: Path, path: Path, options: Sequence[str]) -> None:
+    output("qemu-img", "convert", "-q", "-f", "raw", *options, raw, path)
+
+
+def _write_chain(links: int, folder: Path) -> None:
+    """Each link stores every ``links``-th of the first 4096 clusters, in an order that no two of them share."""
+    folder.mkdir()
+    clusters = list(range(4096))
+    random.Random(11).shuffle(clusters)
+    for index in range(links):
+        path = folder / f"link{index}.qcow2"
+        backing = ["-b", f"link{index - 1}.qcow2", "-F", "qcow2"] if index else []
+        output("qemu-img", "create", "-q", "-f", "qcow2", *backing, path, *([] if index else [str(4096 * CLUSTER)]))
+        writes = [f"write -q -P {index + 1} {at * CLUSTER} {CLUSTER}" for at in sorted(clusters[index::links])]
+        for start in range(0, len(writes), 256):
+            output("qemu-io", "-f", "qcow2", *(one for write in writes[start : start + 256] for one in ("-c", write)), path)
+    output("qemu-img", "convert", "-q", "-O", "raw", folder / f"link{links - 1}.qcow2", folder / "whole.raw")
 
 
 def _to_vmdk(raw: Path, vmdk: Path) -> None:

@@ -40,12 +40,12 @@ def mntapi(disk: Path, folder: Path, *, layout: str) -> Iterator[Server]:
 
 
 @contextmanager
-def qemu_storage_daemon(disk: Path, file: Path, *, writable: bool = False) -> Iterator[Server]:
+def qemu_storage_daemon(disk: Path, file: Path, *, driver: str = "vmdk", writable: bool = False) -> Iterator[Server]:
     """QEMU's block layer and its FUSE export."""
     command = [
         "qemu-storage-daemon",
         "--blockdev", f"driver=file,node-name=file,filename={disk},read-only={_on(not writable)}",
-        "--blockdev", f"driver=vmdk,node-name=disk,file=file,read-only={_on(not writable)}",
+        "--blockdev", f"driver={driver},node-name=disk,file=file,read-only={_on(not writable)}",
         "--export", f"type=fuse,id=export,node-name=disk,mountpoint={file},writable={_on(writable)}",
     ]  # fmt: skip
     file.touch()
@@ -58,10 +58,10 @@ def _on(flag: bool) -> str:
 
 
 @contextmanager
-def nbdfuse(disk: Path, file: Path) -> Iterator[Server]:
+def nbdfuse(disk: Path, file: Path, *, driver: str = "vmdk") -> Iterator[Server]:
     """qemu-nbd, its socket presented by nbdfuse."""
     file.touch()
-    qemu_nbd = ["qemu-nbd", "--read-only", "--shared=8", "-f", "vmdk", str(disk)]
+    qemu_nbd = ["qemu-nbd", "--read-only", "--shared=8", "-f", driver, str(disk)]
     with _served(["nbdfuse", "--readonly", str(file), "[", *qemu_nbd, "]"], file) as pid:
         yield Server(file, pid)
 

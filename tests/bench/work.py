@@ -56,6 +56,15 @@ class Bench:
         self._disks = disks
         self._numbers = itertools.count()
 
+    @property
+    def disks(self) -> Disks:
+        """What is read."""
+        return self._disks
+
+    def place(self) -> Path:
+        """A fresh path below the scratch folder."""
+        return self._settings.scratch / f"at{next(self._numbers)}"
+
     def open(self) -> Iterator[Race[Any]]:
         """A new process opens a disk and lists its volumes with their file systems."""
         for name, disk in (("6 GiB", self._disks.small()), ("62 TiB", self._disks.huge())):
@@ -80,29 +89,30 @@ class Bench:
         disk = self._disks.thin()
         raw = disk.raw["disk"]
         openers: dict[str, Callable[[], AbstractContextManager[Server]]] = {
-            "mntapi": lambda: self._block_file(disk.vmdk),
+            "mntapi": lambda: self.block_file(disk.vmdk),
             "qemu-storage-daemon": lambda: self._block_file_of_qemu(disk.vmdk),
-            "nbdfuse": lambda: servers.nbdfuse(disk.vmdk, self._place()),
-            "vmdkmount": lambda: servers.vmdkmount(disk.vmdk, self._place()),
-            "bindfs": lambda: servers.bindfs(raw, self._place()),
+            "nbdfuse": lambda: servers.nbdfuse(disk.vmdk, self.place()),
+            "vmdkmount": lambda: servers.vmdkmount(disk.vmdk, self.place()),
+            "bindfs": lambda: servers.bindfs(raw, self.place()),
         }
         needs = {"mntapi": (), "nbdfuse": ("nbdfuse", "qemu-nbd")}
         roles = {"mntapi": Role.OURS, "bindfs": Role.LIMIT}
         racers = [
             Racer(
                 name,
-                _checked(opener, raw),
+                checked(opener, raw),
                 ("fio", *needs.get(name, (name,))),
                 roles.get(name, Role.PEER),
                 (raw if name == "bindfs" else disk.vmdk,),
             )
             for name, opener in openers.items()
         ]
-        yield Race("blocks", racers, [self._fio_heat(pattern) for pattern in PATTERNS])
+        yield Race("blocks", racers, [self.fio_heat(pattern) for pattern in PATTERNS])
 
-    def _fio_heat(self, pattern: Pattern) -> Heat[Server]:
+    def fio_heat(self, pattern: Pattern, work: str = "block file") -> Heat[Server]:
+        """Direct reads of a block file; small ones are counted, large ones weighed."""
         small = pattern.block_size < 64 * KIB
-        quantity = Quantity(f"block file, {pattern.name}", "IOPS" if small else "MiB/s", higher_is_better=True)
+        quantity = Quantity(f"{work}, {pattern.name}", "IOPS" if small else "MiB/s", higher_is_better=True)
 
         def run(server: Server) -> Sequence[float]:
             read = fio(server.path, pattern, self._settings.seconds)
@@ -122,7 +132,7 @@ class Bench:
 
         @contextmanager
         def mounted() -> Iterator[_Reading]:
-            with servers.mntapi(disk.vmdk, self._place(), layout="volumes") as server:
+            with servers.mntapi(disk.vmdk, self.place(), layout="volumes") as server:
                 yield _cat(server.path / volume / BIG_FILE)
 
         @contextmanager
@@ -147,7 +157,7 @@ class Bench:
         raw = disk.raw[kind]
 
         def mounted() -> float:
-            with servers.mntapi(disk.vmdk, self._place(), layout="volumes") as server:
+            with servers.mntapi(disk.vmdk, self.place(), layout="volumes") as server:
                 return _find(server.path)
 
         def native() -> float:
@@ -171,40 +181,40 @@ class Bench:
         """Resident size of the serving process, after each round of reading through it."""
         for name, disk in (("6 GiB", self._disks.small()), ("62 TiB", self._disks.huge())):
             racers = [
-                Racer("mntapi", partial(self._block_file, disk.vmdk), ("fio",), Role.OURS),
+                Racer("mntapi", partial(self.block_file, disk.vmdk), ("fio",), Role.OURS),
                 Racer("qemu-storage-daemon", partial(self._block_file_of_qemu, disk.vmdk), ("fio", "qemu-storage-daemon")),
             ]
             quantity = Quantity(f"memory, {name} disk read at random", "MiB", higher_is_better=False)
             yield Race(f"memory {name}", racers, [Heat((quantity,), _memory_after_reading)])
         quantity = Quantity("memory, 6 GiB disk, after find and cat", "MiB", higher_is_better=False)
         small = self._disks.small()
-        racer = Racer("mntapi", lambda: servers.mntapi(small.vmdk, self._place(), layout="volumes"), role=Role.OURS)
+        racer = Racer("mntapi", lambda: servers.mntapi(small.vmdk, self.place(), layout="volumes"), role=Role.OURS)
         volumes = [small.volume(kind) for kind in KINDS]
         yield Race("memory files", [racer], [Heat((quantity,), partial(_memory_after_files, volumes))])
 
     @contextmanager
-    def _block_file(self, vmdk: Path) -> Iterator[Server]:
-        with servers.mntapi(vmdk, self._place(), layout="blocks") as server:
+    def block_file(self, disk: Path) -> Iterator[Server]:
+        """The disk as a file, by ``mntapi mount``."""
+        with servers.mntapi(disk, self.place(), layout="blocks") as server:
             yield Server(server.path / "disks" / "disk0", server.pid)
 
     def _block_file_of_qemu(self, vmdk: Path) -> AbstractContextManager[Server]:
-        return servers.qemu_storage_daemon(vmdk, self._place())
+        return servers.qemu_storage_daemon(vmdk, self.place())
 
     def _native(self, raw: Path, kind: str) -> AbstractContextManager[Server]:
-        place = self._place()
+        place = self.place()
         return servers.ntfs_3g(raw, place) if kind == "ntfs" else servers.kernel(raw, place, kind=kind)
 
-    def _place(self) -> Path:
-        return self._settings.scratch / f"at{next(self._numbers)}"
 
-
-SECTIONS: dict[str, Callable[[Bench], Iterator[Race[Any]]]] = {
+Section = Callable[[Bench], Iterator[Race[Any]]]
+SECTIONS: dict[str, Section] = {
     "open": Bench.open,
     "blocks": Bench.blocks,
     "files": Bench.files,
     "walk": Bench.walk,
     "memory": Bench.memory,
 }
+"""``formats.py`` has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,16 +270,16 @@ def _lister(name: str, command: list[str], vmdk: Path, *, role: Role = Role.PEER
     return Racer(name, lambda: nullcontext([*command, str(vmdk)]), (command[0],), role, (vmdk,))
 
 
-def _checked(opener: Callable[[], AbstractContextManager[Server]], raw: Path) -> Callable[[], AbstractContextManager[Server]]:
+def checked(opener: Callable[[], AbstractContextManager[Server]], raw: Path) -> Callable[[], AbstractContextManager[Server]]:
     """A server that gives other bytes than it should takes no part."""
 
     @contextmanager
-    def checked() -> Iterator[Server]:
+    def compared() -> Iterator[Server]:
         with opener() as server:
             servers.same_bytes(server.path, raw)
             yield server
 
-    return checked
+    return compared
 
 
 def _native_name(kind: str) -> str:
