@@ -28,7 +28,7 @@ READERS = {
     "exfat": "mntapi.filesystems.tsk.filesystem",
     "hfsplus": "mntapi.filesystems.tsk.filesystem",
     "iso9660": "mntapi.filesystems.tsk.filesystem",
-    "ufs": "mntapi.filesystems.tsk.filesystem",
+    "ufs": "mntapi.filesystems.ufs.filesystem",
 }
 """By libblkid's names."""
 

@@ -68,7 +68,7 @@ class Attribute(list[Any]):
         self.info = SimpleNamespace(type=pytsk3.TSK_FS_ATTR_TYPE_DEFAULT, id=0, flags=flags, size=size)
 
 
-def opened(sleuth: Sleuth, kind: str = "ufs") -> TskFileSystem:
+def opened(sleuth: Sleuth, kind: str = "hfsplus") -> TskFileSystem:
     return TskFileSystem(Zero(4096), sleuth, kind)  # type: ignore[arg-type]
 
 
@@ -105,7 +105,7 @@ def test_names_it_made_the_same_are_told_apart() -> None:
 
     entries = [entry(b"^", 5), entry(b"^", 6), entry(b".", 2), entry(b"..", 2), entry(b"gone", 7, flags=2)]
     entries.append(entry(b"$MBR", 8, pytsk3.TSK_FS_NAME_TYPE_VIRT))
-    fs = opened(Sleuth({2: Meta(), 5: a_file(), 6: a_file()}, entries=entries))
+    fs = opened(Sleuth({2: Meta(), 5: a_file(), 6: a_file()}, entries=entries), "iso9660")
     assert [(name, node.inode) for name, node in fs.scan(fs.root)] == [("^", 5), ("^~6", 6)]
 
 

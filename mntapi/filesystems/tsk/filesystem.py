@@ -1,4 +1,4 @@
-"""FAT, exFAT, HFS+, ISO 9660 and UFS as a ``FileSystem`` over The Sleuth Kit."""
+"""FAT, exFAT, HFS+ and ISO 9660 as a ``FileSystem`` over The Sleuth Kit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ _TRAITS = {
     "exfat": _Traits(pytsk3.TSK_FS_TYPE_EXFAT, True, True, (0o755, 0o644), True),
     "hfsplus": _Traits(pytsk3.TSK_FS_TYPE_HFS, first_user=16),
     "iso9660": _Traits(pytsk3.TSK_FS_TYPE_ISO9660, is_local_time=True, modes=(0o555, 0o444)),
-    "ufs": _Traits(pytsk3.TSK_FS_TYPE_FFS_DETECT),
 }
 
 
@@ -70,7 +69,12 @@ def open_filesystem(blocks: Blocks, signature: Signature) -> TskFileSystem:
     traits = _TRAITS.get(signature.kind)
     if traits is None:
         raise Unsupported(f"The Sleuth Kit does not read {signature.kind} here", reason="no-reader")
-    return TskFileSystem(blocks, Session(blocks, traits.type), signature.kind)
+    session = Session(blocks, traits.type)
+    try:
+        return TskFileSystem(blocks, session, signature.kind)
+    except BaseException:
+        session.close()
+        raise
 
 
 class TskFileSystem:
@@ -222,7 +226,7 @@ class TskFileSystem:
         return os.fsdecode(bytes(target) if isinstance(target, bytes) else str(target))
 
     def xattrs(self, node: Node) -> Mapping[str, bytes]:
-        """None: those of HFS+ and UFS2 are not read."""
+        """None: those of HFS+ are not read."""
         return {}
 
     def capacity(self) -> Capacity:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytsk3
 
 from mntapi.blocks import Cache, check_range, read, whole
-from mntapi.errors import Corrupt, MntapiError, Unsupported
+from mntapi.errors import Corrupt, Invalid, MntapiError, Unsupported
 from mntapi.types import Blocks, Extent, ExtentKind
 
 T = TypeVar("T")
@@ -61,29 +61,40 @@ class Session:
 
     Raises (from every method):
         Corrupt: The Sleuth Kit says so, or something it says so for.
+        Invalid: it is closed.
         MntapiError: what reading the volume raised, with its byte.
     """
 
     def __init__(self, volume: Blocks, kind: int) -> None:
         self._lock = threading.RLock()
         self._cache = Cache(volume)
-        self._image = _Image(self._cache)
-        self.fs: Any = self.call(pytsk3.FS_Info, self._image, 0, kind)
+        self._image: _Image | None = _Image(self._cache)
+        self._fs: Any = self.call(pytsk3.FS_Info, self._image, 0, kind)
+
+    @property
+    def fs(self) -> Any:
+        """The pytsk3 ``FS_Info``. Raises Invalid once closed."""
+        if self._fs is None:
+            raise Invalid("the file system is closed")
+        return self._fs
 
     def call(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
         """Call into pytsk3. ``StopIteration`` passes through if no read failed."""
         with self._lock:
-            self._image.error = None
+            image = self._image
+            if image is None:
+                raise Invalid("the file system is closed")
+            image.error = None
             try:
                 result = function(*args, **named)
             except _TSK_ERRORS as error:
-                raise self._image.error or _translate(error) from None
+                raise image.error or _translate(error) from None
             except StopIteration:
-                if self._image.error:
-                    raise self._image.error from None
+                if image.error:
+                    raise image.error from None
                 raise
-            if self._image.error:
-                raise self._image.error
+            if image.error:
+                raise image.error
             return result
 
     def file(self, inode: int) -> Any:
@@ -91,7 +102,9 @@ class Session:
         return self.call(self.fs.open_meta, inode=inode)
 
     def close(self) -> None:
-        """Forget what was cached; the C library's memory goes with the last of its objects."""
+        """Forget what was cached, and let go of the C library's objects: they have no other end, and hold megabytes each."""
+        with self._lock:
+            self._fs = self._image = None
         self._cache.close()
 
     def attributes(self, file: Any) -> list[Any]:
