@@ -21,8 +21,16 @@ from mntapi.types import Blocks, Image, KeyedScheme, Scheme, Volume, VolumeState
 from mntapi.volumes.disks import path_of, whole_disks
 
 SCHEMES = (
+    "mntapi.volumes.md",
+    "mntapi.volumes.ldm",
+    "mntapi.volumes.spaces",
+    "mntapi.volumes.luks",
+    "mntapi.volumes.bitlocker",
+    "mntapi.volumes.lvm",
+    "mntapi.volumes.named",
     "mntapi.volumes.gpt",
     "mntapi.volumes.mbr",
+    "mntapi.volumes.vss",
 )
 """Modules, each a ``Scheme``, imported by the first scan. What has a superblock of its own goes before partition tables: a
 mirror with its superblock at the end shows its array's table at the start of each member."""
@@ -123,15 +131,15 @@ class _Scan:
                 self._expand(scheme)
 
     def _claimant(self, volume: Volume) -> Scheme | None:
-        """The first scheme that claims the volume. If none does and one could not tell, the volume says so."""
-        trouble: MntapiError | None = None
+        """The first scheme that claims the volume. If none does and some could not tell, the volume says why."""
+        troubles: dict[str, MntapiError] = {}
         for scheme in self._schemes:
             try:
                 if scheme.claims(volume):
                     return scheme
             except MntapiError as error:
-                trouble = trouble or error
-        if trouble is not None:
+                troubles.setdefault(str(error), error)
+        for trouble in troubles.values():
             self._note(volume, trouble)
         return None
 
@@ -186,8 +194,12 @@ class _Scan:
         self._found[volume.id] = replace(
             volume,
             state=volume.state if volume.state is VolumeState.INCOMPLETE else state,
-            reason="; ".join(part for part in (volume.reason, text) if part),
+            reason=volume.reason if volume.reason and error.what in volume.reason else _joined(volume.reason, text),
         )
+
+
+def _joined(*parts: str | None) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _too_many() -> Unsupported:

@@ -152,7 +152,7 @@ def test_signatures_of_libblkid(tmp_path: Path) -> None:
         disk.write_bytes(content)
         table = subprocess.run(["blkid", "-p", "-s", "PTTYPE", "-o", "value", str(disk)], capture_output=True, text=True).stdout
         found = {volume.kind for volume in volumes_of(disk)}
-        assert found == ({"partition"} if table.strip() in ("dos", "gpt") and partx_says(disk) else {"disk"}), path.name
+        assert ("partition" in found) == (table.strip() in ("dos", "gpt") and bool(partx_says(disk))), path.name
         disk.unlink()
         checked += 1
     assert checked > 20

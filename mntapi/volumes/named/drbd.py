@@ -1,0 +1,85 @@
+"""DRBD with internal metadata: a block in the last 4 KiB of the device, an activity log and a bitmap before it, and in front of
+those the content, from the first byte on.
+
+Metadata on another device is not looked for: then the content is the whole device, and nothing on it says DRBD.
+
+Source: DRBD User's Guide, "Internal meta data"; Linux drivers/block/drbd/drbd_main.c (``struct meta_data_on_disk``), and
+drbd-headers for version 9; places and flags were checked against ``drbdmeta dump-md`` and ``show-gi``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mntapi.blocks import Slice, read_clipped
+from mntapi.types import Blocks, Volume, VolumeState
+from mntapi.units import KIB, SECTOR, align_down
+from mntapi.volumes.named.kinds import Device, Superblocks, component_name, told
+
+_SIZE = 4 * KIB
+_METADATA = struct.Struct(">Q32xQQIIIiIi")
+_METADATA_SIZE = 80
+_VERSIONS = {0x8374026B: 8, 0x8374026C: 8, 0x8374026D: 9}
+"""By magic; the second one of version 8 is a device whose activity log may have to be applied."""
+_CONSISTENT, _UP_TO_DATE = 1 << 0, 1 << 4
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What one node says of its device. ``content_size`` is bytes."""
+
+    version: int
+    device_uuid: int
+    content_size: int
+    flags: int
+
+
+def parse(raw: bytes, place: int) -> Metadata | None:
+    """The metadata in a block read from ``place``, in bytes from the start of the device; None if there is none."""
+    if len(raw) < _METADATA_SIZE:
+        return None
+    agreed, old_uuid, new_uuid, flags, magic, _, log, _, bitmap = _METADATA.unpack_from(raw)
+    version = _VERSIONS.get(magic)
+    start = place + min(log, bitmap) * SECTOR
+    if version is None or log >= 0 or bitmap >= 0 or start < 0 or agreed * SECTOR > start:
+        return None
+    return Metadata(version, old_uuid if version == 8 else new_uuid, agreed * SECTOR or start, flags)
+
+
+def _find(blocks: Blocks) -> Metadata | None:
+    place = align_down(blocks.size, _SIZE) - _SIZE
+    return parse(read_clipped(blocks, place, _SIZE), place) if place >= 0 else None
+
+
+def _describe(devices: Sequence[Device[Metadata]]) -> Iterator[Volume]:
+    for volume, metadata in devices:
+        details = {"manager": "drbd", "version": str(metadata.version), "device-uuid": f"{metadata.device_uuid:016x}"}
+        yield told(volume, VolumeState.OK, "", details)
+        yield _content(volume, metadata, details)
+
+
+def _content(volume: Volume, metadata: Metadata, details: dict[str, str]) -> Volume:
+    """What this node has. Where it is behind the other, the bytes are old; half synchronised, they are of different times."""
+    reason = None
+    if not metadata.flags & _CONSISTENT:
+        reason = "this node's copy is inconsistent: it was being synchronised from another node"
+    elif not metadata.flags & _UP_TO_DATE:
+        reason = "this node's copy is not up to date: another node has newer content"
+    key = f"{metadata.device_uuid:016x}" if metadata.device_uuid else volume.id
+    return Volume(
+        id=f"drbd:{key}",
+        name=component_name(f"drbd-{volume.name}"),
+        kind="drbd",
+        blocks=Slice(volume.blocks, 0, metadata.content_size),
+        disk=volume.disk,
+        offset=volume.offset,
+        state=VolumeState.INCOMPLETE if reason else volume.state,
+        reason="; ".join(text for text in (volume.reason, reason) if text) or None,
+        members=(volume.id,),
+        details=details,
+    )
+
+
+KIND = Superblocks(_find, _describe)
