@@ -10,10 +10,10 @@ import struct
 import uuid
 from array import array
 
+from mntapi.crc32c import crc32c
 from mntapi.errors import Unsupported
 from mntapi.export.batches import Batch
 from mntapi.export.writer import Target, encoded
-from mntapi.images.vhdx.crc32c import crc32c
 from mntapi.images.vhdx.layout import FULLY_PRESENT
 from mntapi.images.vhdx.metadata import (
     DISK_ID,

@@ -1,4 +1,4 @@
-"""What is known of a guest. The words are those of ``VixOsInfo`` and ``VixVolumeInfo``, so that a C interface only copies them."""
+"""What is known of a guest. The words are those of ``VixOsInfo`` and ``VixVolumeInfo``: a C interface only copies them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class MountKind(enum.StrEnum):
 class MountPoint:
     """One place in the guest's own tree.
 
-    ``path`` is as the guest writes it: ``/home``, ``C:\\``, ``C:\\Data``. ``volume`` is the id of the volume there, None for all
-    kinds but VOLUME. ``source`` is what the guest says is mounted: ``UUID=...``, ``/dev/sda2``, ``server:/export``.
+    ``path`` is as the guest writes it: ``/home``, ``C:\\``, ``C:\\Data``. ``volume`` is the id of the volume there, None for
+    all kinds but VOLUME. ``source`` is what the guest says is mounted: ``UUID=...``, ``/dev/sda2``, ``server:/export``.
     """
 
     path: str
@@ -79,6 +79,22 @@ class Application:
 
 
 @dataclass(frozen=True, slots=True)
+class PointInTime:
+    """An earlier state that the guest keeps beside the live one: a btrfs subvolume, or a folder with copies of files.
+
+    It shows, like a ``MountPoint`` of kind VOLUME, a ``subvolume`` or ``folder`` of ``volume`` in the place of ``path``.
+    ``time_ns`` is when it was made, None where that is not recorded.
+    """
+
+    path: str
+    volume: str
+    folder: str = "/"
+    subvolume: str | None = None
+    time_ns: int | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Guest:
     """One installed system. Times are nanoseconds since 1970 UTC. None: the guest does not record it, or it cannot be read."""
 
@@ -105,6 +121,8 @@ class Guest:
     mounts: tuple[MountPoint, ...] = ()
     """Sorted so that a mount point comes after the one it lies in."""
     users: tuple[User, ...] = ()
+    snapshots: tuple[PointInTime, ...] = ()
+    """Snapper's, Timeshift's; those of the volume itself (VSS, LVM) are volumes of their own."""
     details: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What else is known: ``hibernated``, ``pending-reboot``, ``default-deployment`` ..."""
     reasons: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mntapi.images.vhdx.crc32c import crc32c
+from mntapi.crc32c import crc32c
 
 KIB, MIB = 1 << 10, 1 << 20
 BAT = uuid.UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")

@@ -10,8 +10,8 @@ import string
 import struct
 from dataclasses import dataclass
 
+from mntapi.crc32c import crc32c_raw
 from mntapi.filesystems.signatures import values
-from mntapi.filesystems.signatures.checksums import crc32c_raw
 from mntapi.filesystems.signatures.source import Found, Source
 
 _ALL_ONES = 0xFFFFFFFF

@@ -7,8 +7,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from mntapi.crc32c import crc32c_raw
 from mntapi.filesystems.signatures import values
-from mntapi.filesystems.signatures.checksums import crc32c_raw
 from mntapi.filesystems.signatures.source import Found, Source
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from mntapi.crc32c import crc32c_raw
 from mntapi.filesystems.signatures import values
-from mntapi.filesystems.signatures.checksums import crc32_raw, crc32c_raw
+from mntapi.filesystems.signatures.checksums import crc32_raw
 from mntapi.filesystems.signatures.source import Found, Source
 
 _ALL_ONES = 0xFFFFFFFF

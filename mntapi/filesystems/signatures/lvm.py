@@ -10,8 +10,9 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mntapi.crc32c import crc32c_raw
 from mntapi.filesystems.signatures import values
-from mntapi.filesystems.signatures.checksums import crc32_raw, crc32c_raw
+from mntapi.filesystems.signatures.checksums import crc32_raw
 from mntapi.filesystems.signatures.source import Found, Source
 
 

@@ -7,8 +7,8 @@ import uuid
 from dataclasses import dataclass
 
 from mntapi.blocks import read_clipped
+from mntapi.crc32c import crc32c
 from mntapi.errors import Corrupt, Unsupported
-from mntapi.images.vhdx.crc32c import crc32c
 from mntapi.types import Blocks, FileBlocks
 from mntapi.units import KIB, MIB
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mntapi.images.vhdx.crc32c import crc32c
+from mntapi.crc32c import crc32c
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""CRC-32C (Castagnoli), the checksum of VHDX headers, region tables and log entries.
+"""CRC-32C (Castagnoli): the checksum of VHDX, of the device-mapper's metadata, of btrfs and others.
 
 Python has CRC-32 only. A loop over bytes does 8 MB/s, too slow for a log of some megabytes; a C library is one more thing to
 install on every proxy. So the data is cut into columns, ``bytes.translate`` looks up one byte of every column at once, and
@@ -18,15 +18,19 @@ _ROWS = 256
 
 def crc32c(data: bytes) -> int:
     """The CRC-32C of ``data``."""
+    return crc32c_raw(0xFFFFFFFF, data) ^ 0xFFFFFFFF
+
+
+def crc32c_raw(state: int, data: bytes) -> int:
+    """The same without its first and last inversion, as formats that begin with a seed of their own use it."""
     columns = len(data) // _ROWS
-    state = 0xFFFFFFFF
     if columns > 1:
         state = _join(state, _columns(data, columns))
         data = data[columns * _ROWS :]
     table = _table()
     for byte in data:
         state = table[(state ^ byte) & 0xFF] ^ state >> 8
-    return state ^ 0xFFFFFFFF
+    return state
 
 
 @cache
