@@ -15,9 +15,9 @@ _BAR = 10
 """Characters of a bar."""
 _MAX_NAMES = 3
 _ADVICE = {
-    VolumeState.ENCRYPTED: "open it with --key {name}:FILE, the file holding its key",
-    VolumeState.INCOMPLETE: "give the missing disks with -d",
-    VolumeState.DIRTY: "the newest changes may be in the journal; --via kernel --overlay memory replays it",
+    VolumeState.ENCRYPTED: "encrypted: --key VOLUME:FILE opens it, FILE holding the key",
+    VolumeState.INCOMPLETE: "incomplete: give all disks of the machine, each with -d",
+    VolumeState.DIRTY: "dirty: the newest changes may be in the journal; mount --via kernel --overlay memory replays it",
 }
 
 
@@ -32,7 +32,7 @@ def page(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
     yield from table([_HEADER, *_Rows(disk_set).rows()], right=(1, 4))
     if verbose:
         yield from _details(disk_set)
-    yield from _troubles(disk_set)
+    yield from _troubles(disk_set, verbose=verbose)
 
 
 class _Rows:
@@ -74,15 +74,22 @@ class _Rows:
 
     def _container(self, volume: Volume) -> tuple[str, str, str, str]:
         above = self._stack.above(volume)
-        kinds = ", ".join(dict.fromkeys(one.kind for one in above if one.kind != "partition"))
+        kinds = ", ".join(dict.fromkeys(one.kind for one in above if one.kind != "partition")) or "partitions"
+        group = escape(volume.details.get("vg", ""))
         shared = [one.id for one in above if len(one.members) > 1]
-        holds = (kinds or "partitions") + (f", part of {self._named(shared)}" if shared else "")
-        return holds + self._lies_on(volume), "", "", volume.state.value if volume.state is not VolumeState.OK else ""
+        holds = kinds + (f" {group}" if group else "") + (f", part of {self._named(shared)}" if shared else "")
+        free = volume.details.get("free", "")
+        return (
+            holds + self._lies_on(volume),
+            "",
+            format_size(int(free)) if free.isdecimal() else "",
+            volume.state.value if volume.state is not VolumeState.OK else "",
+        )
 
     def _named(self, identifiers: Sequence[str]) -> str:
-        names = [escape(self._names.get(one, one)) for one in identifiers]
-        more = len(names) - _MAX_NAMES
-        return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+        if len(identifiers) > _MAX_NAMES:
+            return f"{len(identifiers)} volumes"
+        return ", ".join(escape(self._names.get(one, one)) for one in identifiers)
 
 
 def bar(capacity: Capacity | None) -> str:
@@ -106,17 +113,20 @@ def _details(disk_set: DiskSet) -> Iterator[str]:
         yield from (f"       {escape(name)}: {escape(value)}" for name, value in said.items() if value)
 
 
-def _troubles(disk_set: DiskSet) -> Iterator[str]:
+def _troubles(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
     """What is not as it should be, each with its reason and what can be done."""
+    contents = [(volume, disk_set.content(volume)) for volume in disk_set.volumes]
+    unknown = sum(content.state is VolumeState.UNKNOWN for _volume, content in contents)
     troubled = [(one, one.state, one.reason) for one in disk_set.containers if one.reason]
-    for volume in disk_set.volumes:
-        content = disk_set.content(volume)
-        if content.reason:
-            troubled.append((volume, content.state, content.reason))
-    if troubled:
+    troubled += [
+        (volume, content.state, content.reason)
+        for volume, content in contents
+        if content.reason and (verbose or content.state is not VolumeState.UNKNOWN or unknown <= _MAX_NAMES)
+    ]
+    if troubled or unknown > _MAX_NAMES:
         yield ""
     for volume, state, reason in troubled:
-        name = escape(volume.name)
-        yield f"{name}  {state.value}: {escape(reason)}"
-        if state in _ADVICE:
-            yield " " * len(name) + f"  hint: {_ADVICE[state].format(name=name)}"
+        yield f"{escape(volume.name)}  {state.value}: {escape(reason or '')}"
+    yield from (f"hint: {advice}" for state, advice in _ADVICE.items() if any(one[1] is state for one in troubled))
+    if unknown > _MAX_NAMES and not verbose:
+        yield f"{unknown} volumes hold nothing that is known; -v shows how they begin"

@@ -194,8 +194,12 @@ class _Scan:
         self._found[volume.id] = replace(
             volume,
             state=volume.state if volume.state is VolumeState.INCOMPLETE else state,
-            reason=volume.reason if volume.reason and error.what in volume.reason else _joined(volume.reason, text),
+            reason=volume.reason if _is_said(error, volume.reason) else _joined(volume.reason, text),
         )
+
+
+def _is_said(error: MntapiError, reason: str | None) -> bool:
+    return reason is not None and error.what.removeprefix("cannot be read: ") in reason
 
 
 def _joined(*parts: str | None) -> str:
