@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape as escape_xml
 from mntapi.cli.output import escape
 from mntapi.session.diskset import DiskSet
 from mntapi.session.stack import Branch, Stack
-from mntapi.types import VolumeState
+from mntapi.types import Volume, VolumeState
 from mntapi.units import format_size
 
 WIDTH, MARGIN, ROW, GAP = 1200, 24, 44, 28
@@ -46,6 +46,7 @@ class _Canvas:
     def __init__(self, disk_set: DiskSet) -> None:
         self._set = disk_set
         self._largest = max([volume.size for volume in (*disk_set.containers, *disk_set.volumes)], default=1) or 1
+        self._names = {volume.id: volume.name for volume in (*disk_set.containers, *disk_set.volumes)}
         self._parts: list[str] = []
         self._boxes = 0
 
@@ -80,12 +81,19 @@ class _Canvas:
             f"<g><title>{_safe(title + (f': {reason}' if reason else ''))}</title>"
             f'<rect x="{left:.2f}" y="{top:.1f}" width="{max(MIN_BOX, width):.2f}" height="{ROW - 4}" fill="{fill}"/>'
         )
-        for line, text in enumerate((volume.name, f"{holds}{label} · {format_size(volume.size)}")):
-            room = int((width - 8) / _LETTER)
+        is_beside = left == MARGIN and len(volume.name) > width / _LETTER  # a narrow one at the bottom has the row to itself
+        place, room = (left + width + 8, 120) if is_beside else (left + 4, int((width - 8) / _LETTER))
+        for line, text in enumerate((volume.name, f"{holds}{label} · {format_size(volume.size)}{self._lies_on(volume)}")):
             if room >= 3:
                 shown = text if len(text) <= room else text[: room - 1] + "…"
-                self._parts.append(f'<text x="{left + 4:.2f}" y="{top + 16 + 16 * line:.1f}">{_safe(shown)}</text>')
+                self._parts.append(f'<text x="{place:.2f}" y="{top + 16 + 16 * line:.1f}">{_safe(shown)}</text>')
         self._parts.append("</g>")
+
+    def _lies_on(self, volume: Volume) -> str:
+        """For what lies on several volumes: where."""
+        if len(volume.members) < 2:
+            return ""
+        return " on " + ", ".join(self._names.get(member, member) for member in volume.members)
 
     def finish(self, height: float) -> str:
         """The whole document."""
