@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import formats, machine, work
+from bench import formats, machine, managers, work
 from bench.commands import Failure
 from bench.disks import Disks
 from bench.race import Track
@@ -29,7 +29,7 @@ from bench.wakefulness import steady
 from bench.work import Bench, Settings
 from mntapi.errors import MntapiError
 
-SECTIONS = {**work.SECTIONS, **formats.SECTIONS}
+SECTIONS = {**work.SECTIONS, **formats.SECTIONS, **managers.SECTIONS}
 _ROUNDS = 5
 _SECONDS, _QUICK_SECONDS = 3.0, 1.0
 

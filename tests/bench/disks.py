@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bench.commands import MNTAPI, output
 from bench.servers import ntfs_3g, qemu_storage_daemon
-from mntapi.units import GIB, KIB, MIB, TIB
+from contract.md_builder import member1
+from mntapi.units import GIB, KIB, MIB, SECTOR, TIB
 
 KINDS = ("ext4", "ntfs")
 BIG_FILE = "big.bin"
@@ -22,6 +23,7 @@ BIG_SIZE = 400 * MIB
 ENTRIES = 75_000
 DENSE, ISLAND = GIB, 64 * KIB
 CLUSTER = 64 * KIB
+VOLUME = 256 * MIB
 CONTAINERS = {
     "raw": ("-O", "raw"),
     "vmdk": ("-O", "vmdk"),
@@ -87,6 +89,20 @@ class Disks:
         raw = self._once("contained.raw", _write_contained)
         options = CONTAINERS[name]
         return self._once(f"contained.{name}", lambda path: _convert(raw, path, options)), raw
+
+    def random(self) -> Path:
+        """``VOLUME`` random bytes."""
+        return self._once("random.raw", partial(_write_random, VOLUME))
+
+    def group(self) -> list[Path]:
+        """Two physical volumes of a group ``bench`` with the logical volumes ``linear`` and ``striped`` of ``VOLUME`` bytes."""
+        folder = self._once("group", _write_group)
+        return [folder / "pv0", folder / "pv1"]
+
+    def degraded(self) -> list[Path]:
+        """Two of three members of an MD RAID 5 with chunks of 512 KiB, so half of what is read has to be computed."""
+        folder = self._once("degraded", _write_degraded)
+        return [folder / "member0", folder / "member1"]
 
     def chain(self, links: int) -> tuple[Path, Path]:
         """The top of a chain of so many QCOW2 files, each with clusters of its own all over, and the same bytes raw."""
@@ -184,6 +200,37 @@ def _write_chain(links: int, folder: Path) -> None:
         for start in range(0, len(writes), 256):
             output("qemu-io", "-f", "qcow2", *(one for write in writes[start : start + 256] for one in ("-c", write)), path)
     output("qemu-img", "convert", "-q", "-O", "raw", folder / f"link{links - 1}.qcow2", folder / "whole.raw")
+
+
+def _write_group(folder: Path) -> None:
+    """LVM without the device mapper: it only writes its metadata, and the volumes hold what was there before."""
+    folder.mkdir()
+    names = ("pv0", "pv1")
+    for name in names:
+        _write_random(VOLUME + 16 * MIB, folder / name)
+    loops = [output("losetup", "--find", "--show", folder / name).strip() for name in names]
+    lvm = ("lvm",)
+    only = ("--driverloaded", "n")
+    new = (*only, "-an", "-Zn", "-Wn", "-y", "-L", f"{VOLUME // MIB // 2}m")
+    try:
+        output(*lvm, "pvcreate", *only, "-ff", "-y", *loops)
+        output(*lvm, "vgcreate", *only, "bench", *loops)
+        output(*lvm, "lvcreate", *new, "-n", "linear", "bench")
+        output(*lvm, "lvcreate", *new, "-i", "2", "-I", "64k", "-n", "striped", "bench")
+    finally:
+        for loop in loops:
+            output("losetup", "--detach", loop)
+
+
+def _write_degraded(folder: Path) -> None:
+    folder.mkdir()
+    size = VOLUME // 2
+    fields = {"level": 5, "layout": 2, "chunk": 1024, "data_size": size // SECTOR, "size": size // SECTOR}
+    for number in (0, 1):
+        path = folder / f"member{number}"
+        _write_random(size, path)
+        content = path.read_bytes()
+        path.write_bytes(member1(b"", (0, 1, 2), number=number, **fields) + content)
 
 
 def _to_vmdk(raw: Path, vmdk: Path) -> None:

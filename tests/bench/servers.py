@@ -27,11 +27,12 @@ class Server:
 
 
 @contextmanager
-def mntapi(disk: Path, folder: Path, *, layout: str) -> Iterator[Server]:
+def mntapi(disk: Path, folder: Path, *, layout: str, more: Sequence[Path] = ()) -> Iterator[Server]:
     """``mntapi mount``."""
     folder.mkdir()
+    others = [argument for one in more for argument in ("-d", one)]
     try:
-        mounted = json.loads(output(MNTAPI, "mount", "--json", "--layout", layout, disk, folder))
+        mounted = json.loads(output(MNTAPI, "mount", "--json", "--layout", layout, disk, folder, *others))
         yield Server(folder, mounted["pid"])
     finally:
         if is_mounted(folder):
