@@ -154,6 +154,9 @@ def test_what_mdadm_says(partitions: dict[str, list[Volume]], case: str) -> None
         (told,) = [one for one in md.volumes([member]) if one.kind == "partition"] if examined.get("Magic") else [member]
         if examined.get("Device UUID"):
             assert told.details["device"] == examined["Device UUID"]
+            assert told.details["events"] == examined["Events"]
+            role = examined["Device Role"].removeprefix("Active device ")
+            assert told.details["role"] == (role if role.isdecimal() else role.lower())
 
 
 @pytest.mark.parametrize(("case", "word"), UNREAD.items())

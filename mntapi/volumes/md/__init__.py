@@ -166,7 +166,8 @@ def _details(assembly: Assembly) -> dict[str, str]:
 
 
 def _member_details(superblock: Superblock) -> dict[str, str]:
-    role = "spare" if superblock.role is None else str(superblock.role)
+    other = "journal" if superblock.is_journal else "spare"
+    role = other if superblock.role is None else str(superblock.role)
     details = {"array": superblock.uuid, "role": role, "events": str(superblock.events), "device": superblock.device_uuid}
     return {key: value for key, value in details.items() if value}
 

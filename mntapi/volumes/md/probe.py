@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from zlib import crc32
 
 from mntapi.blocks import read, read_clipped
 from mntapi.errors import Corrupt, MntapiError
@@ -15,6 +14,7 @@ from mntapi.volumes.md.superblock import Superblock
 
 _INTEL = b"Intel Raid ISM Cfg Sig. "
 _DDF = b"\xde\x11\xde\x11"
+_DDF_REVISION = b"01."
 
 
 def find(volume: Volume) -> Superblock | None:
@@ -88,7 +88,7 @@ def foreign(blocks: Blocks) -> str | None:
     """The name of the firmware's RAID that a whole disk belongs to: mdadm reads those too, and their data may be striped.
 
     Source: mdadm's super-intel.c and super-ddf.c; SNIA Common RAID DDF 2.0, section 5.4. The anchors: Intel's in the last
-    sector but one, DDF's in the last one, with a checksum.
+    sector but one, DDF's in the last one. Their checksums are not compared: makers count DDF's in different ways.
     """
     end = blocks.size // SECTOR * SECTOR
     if end < 2 * SECTOR:
@@ -97,6 +97,6 @@ def foreign(blocks: Blocks) -> str | None:
     if tail.startswith(_INTEL):
         return "Intel Matrix Storage (IMSM)"
     anchor = tail[SECTOR:]
-    if anchor.startswith(_DDF) and crc32(anchor[:4] + b"\xff" * 4 + anchor[8:]) == int.from_bytes(anchor[4:8], "big"):
+    if anchor.startswith(_DDF) and anchor[32:].startswith(_DDF_REVISION):
         return "SNIA DDF"
     return None

@@ -51,6 +51,7 @@ class Superblock:
     synced: int | None = None
     """Bytes of each member from which on parity and copies may differ, because it was not shut down cleanly; None: none."""
     is_replacement: bool = False
+    is_journal: bool = False
     bad_block_log: tuple[int, int, int] | None = None
     """Offset on the member and length, and the unit in which it counts, if there is anything in it."""
     unsupported: str | None = None

@@ -128,6 +128,7 @@ def _superblock(fields: _Fields, version: str, offset: int, roles: tuple[int, ..
         recovered=fields.recovery_offset * SECTOR if fields.features & _RECOVERY_OFFSET else None,
         synced=None if fields.resync_offset == _NONE else fields.resync_offset * SECTOR,
         is_replacement=bool(fields.features & _REPLACEMENT),
+        is_journal=fields.number < len(roles) and roles[fields.number] == _JOURNAL,
         bad_block_log=_log(fields, offset),
         unsupported=_unsupported(fields, roles),
     )
