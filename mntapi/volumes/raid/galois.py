@@ -1,4 +1,5 @@
-"""Parity arithmetic on whole chunks: sums are XOR of long integers, products a table look-up for every byte.
+"""Parity arithmetic on whole chunks, by ISA-L where it is installed, else by Python: sums are XOR of long integers, products a
+table look-up for every byte.
 
 The field is GF(256) with the polynomial x^8 + x^4 + x^3 + x^2 + 1 (0x11d) and the generator 2.
 Source: H. Peter Anvin, "The mathematics of RAID-6", 2004-2011, sections 1 to 4.
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+
+from mntapi.volumes.raid import isal
 
 _POLYNOMIAL = 0x11D
 ORDER = 255
@@ -25,6 +28,7 @@ def _powers() -> tuple[int, ...]:
 POWERS = _powers()
 """The generator to the power of the index."""
 
+_adder = isal.Adder()
 _LOGARITHMS = {power: exponent for exponent, power in enumerate(POWERS)}
 
 
@@ -42,15 +46,30 @@ def _table(factor: int) -> bytes:
 
 def multiply(column: bytes, factor: int) -> bytes:
     """Every byte times ``factor``, which is not 0."""
-    return column if factor == 1 else column.translate(_table(factor))
+    if factor == 1:
+        return column
+    loaded = isal.library() if len(column) >= isal.WORTH_IT and len(column) % isal.ALIGNMENT == 0 else None
+    return column.translate(_table(factor)) if loaded is None else isal.multiply(loaded, column, factor)
 
 
 def add(columns: Iterable[bytes | memoryview], length: int) -> bytes:
     """The sum of columns of ``length`` bytes, zeros if there are none."""
-    total = 0
-    for column in columns:
-        total ^= int.from_bytes(column, "little")
-    return total.to_bytes(length, "little")
+    total = bytearray(length)
+    add_into(columns, memoryview(total))
+    return bytes(total)
+
+
+def add_into(columns: Iterable[bytes | memoryview], total: memoryview) -> None:
+    """The same into ``total``, which may be one of the columns."""
+    summands = list(columns)
+    loaded = isal.library() if len(total) >= isal.WORTH_IT and len(summands) > 1 else None
+    if loaded is not None:
+        _adder.add(loaded, summands, total)
+        return
+    number = 0
+    for column in summands:
+        number ^= int.from_bytes(column, "little")
+    total[:] = number.to_bytes(len(total), "little")
 
 
 def weighted(columns: Mapping[int, bytes], weights: Mapping[int, int]) -> Iterable[bytes]:

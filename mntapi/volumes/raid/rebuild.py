@@ -8,21 +8,41 @@ Source: H. Peter Anvin, "The mathematics of RAID-6", 2004-2011, sections 3 and 4
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from mntapi.blocks import read
 from mntapi.errors import MntapiError
 from mntapi.types import Blocks
 from mntapi.units import KIB, MIB
-from mntapi.volumes.raid.galois import add, inverse, multiply, weighted
+from mntapi.volumes.raid.galois import add, add_into, inverse, multiply, weighted
 from mntapi.volumes.raid.gather import UNIT, Failure, Piece, gather
 from mntapi.volumes.raid.layout import Row
 
 _PART = 256 * KIB
 """Bytes of a member that are computed at a time: what the sums work on stays in the processor's cache."""
 
+_KEPT = MIB
 _SCRATCH = 16 * MIB
 """Bytes of all members together that are kept to compute from."""
+
+
+class _Scratch(threading.local):
+    """A thread's memory for what it computes from. Small ones are kept: new pages from the system cost more than the sums."""
+
+    def __init__(self) -> None:
+        self._kept = memoryview(b"")
+
+    def take(self, length: int) -> memoryview:
+        """So many bytes, whatever they hold, until the next call."""
+        if length > _KEPT:
+            return memoryview(bytearray(length))
+        if length > len(self._kept):
+            self._kept = memoryview(bytearray(length))
+        return self._kept[:length]
+
+
+_scratch = _Scratch()
 
 
 class Rebuild:
@@ -85,7 +105,7 @@ class Rebuild:
         """Compute parts as sums, all at once: which member a summand is from does not matter. Returns those it could not."""
         total = sum(failure.piece.length for failure in batch)
         columns = len(self._rows[0].data)
-        scratch = memoryview(bytearray(total * columns))
+        scratch = _scratch.take(total * columns)
         wanted: list[Piece] = []
         starts: dict[int, Failure] = {}
         start = 0
@@ -102,7 +122,8 @@ class Rebuild:
                     scratch[position : position + length] = known
             start += length
         failed = {failure.piece.position % total for failure in gather(self._members, wanted, scratch)}
-        content = add((scratch[at : at + total] for at in range(0, total * columns, total)), total)
+        content = scratch[:total]
+        add_into((scratch[at : at + total] for at in range(0, total * columns, total)), content)
         for start, failure in starts.items():
             _, _, length, position = failure.piece
             if start not in failed:
