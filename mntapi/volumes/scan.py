@@ -42,6 +42,8 @@ MAX_VOLUMES = 8192
 """Volumes in a scan, containers and disks included."""
 
 _LOOK_INSIDE = frozenset({VolumeState.OK, VolumeState.DIRTY, VolumeState.INCOMPLETE})
+_FLAT = frozenset({"vss"})
+"""Kinds that nothing nests in: copies of a file system, hundreds of them on a volume."""
 
 
 class Found(NamedTuple):
@@ -114,7 +116,9 @@ class _Scan:
 
     def _ready(self) -> list[Volume]:
         waiting = [
-            volume for volume in self._found.values() if volume.id not in self._examined and volume.state in _LOOK_INSIDE
+            volume
+            for volume in self._found.values()
+            if volume.id not in self._examined and volume.state in _LOOK_INSIDE and volume.kind not in _FLAT
         ]
         return [volume for volume in waiting if volume.state is not VolumeState.INCOMPLETE] or waiting
 
