@@ -31,7 +31,7 @@ CONTAINERS = {
     "qcow2": ("-O", "qcow2"),
     "zlib.qcow2": ("-O", "qcow2", "-c"),
     "zstd.qcow2": ("-O", "qcow2", "-c", "-o", "compression_type=zstd"),
-    "vhd": ("-O", "vpc"),
+    "vhd": ("-O", "vpc", "-o", "force_size"),
     "vhdx": ("-O", "vhdx"),
     "vdi": ("-O", "vdi"),
     "parallels": ("-O", "parallels"),
