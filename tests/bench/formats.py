@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,34 +52,35 @@ def chains(bench: Bench) -> Iterator[Race[Any]]:
 
 
 def convert(bench: Bench) -> Iterator[Race[Any]]:
-    """A sparse VMDK to each format that is written. Both promise that the new file is on the medium when they end, which qemu-img
-    does only when it is told to."""
+    """A sparse VMDK to each format that is written.
+
+    Both promise that the new file is on the medium when they end; qemu-img does so only with ``-t writeback``.
+    """
     disk, _raw = bench.disks.container("vmdk")
     for ours, theirs in _TARGETS.items():
         options = ["-o", "subformat=streamOptimized"] if ours == "vmdk-stream" else []
+        commands = {
+            "mntapi": [MNTAPI, "convert", "--format", ours],
+            "qemu-img": ["qemu-img", "convert", "-t", "writeback", "-O", theirs, *options],
+        }
         racers = [
-            Racer("mntapi", lambda: nullcontext([MNTAPI, "convert", str(disk)]), role=Role.OURS, reads=(disk,)),
-            Racer(
-                "qemu-img -t writeback",
-                lambda: nullcontext(["qemu-img", "convert", "-t", "writeback", str(disk)]),
-                ("qemu-img",),
-                reads=(disk,),
-            ),
+            Racer(name, partial(nullcontext, [*command, str(disk)]), (command[0],), _role(name), (disk,))
+            for name, command in commands.items()
         ]
         quantity = Quantity(f"convert 1 GiB to {ours}", "s", higher_is_better=False)
-        arguments = {"mntapi": ["--format", ours], "qemu-img": ["-O", theirs, *options]}
-        yield Race(f"convert {ours}", racers, [Heat((quantity,), _converter(bench, arguments))])
+        yield Race(f"convert {ours}", racers, [Heat((quantity,), partial(_converted, bench))])
 
 
-def _converter(bench: Bench, arguments: dict[str, list[str]]) -> Any:
-    def run(command: list[str]) -> Sequence[float]:
-        target = bench.place()
-        try:
-            return (timed([*command, str(target), *arguments[Path(command[0]).name]]).wall,)
-        finally:
-            target.unlink(missing_ok=True)
+def _role(name: str) -> Role:
+    return Role.OURS if name == "mntapi" else Role.PEER
 
-    return run
+
+def _converted(bench: Bench, command: list[str]) -> Sequence[float]:
+    target = bench.place()
+    try:
+        return (timed([*command, str(target)]).wall,)
+    finally:
+        target.unlink(missing_ok=True)
 
 
 def _racers(bench: Bench, disk: Path, raw: Path, driver: str) -> list[Racer[Server]]:
