@@ -6,8 +6,19 @@ A ``Secret`` never shows its bytes in a repr, a traceback or JSON, and is wiped 
 from __future__ import annotations
 
 import enum
+import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+
+ARGON2_MEMORY = 4 << 30
+"""Bytes that trying one key may take at most: the most that LUKS2 can ask for."""
+
+MAX_LOCKED = 1 << 20
+"""Bytes of a secret that is locked into memory. A LUKS header is longer, and holds no secret by itself."""
+
+_MAP_LOCKED = 0x2000 if os.uname().machine in ("x86_64", "aarch64", "riscv64", "s390x") else 0
+"""``MAP_LOCKED`` of Linux (asm-generic/mman.h), which the module mmap does not name; other machines have other numbers."""
 
 
 class KeyKind(enum.StrEnum):
@@ -24,24 +35,55 @@ class KeyKind(enum.StrEnum):
 
 
 class Secret:
-    """Bytes that are shown to nobody. ``reveal`` is for the scheme that derives a key from them."""
+    """Bytes that are shown to nobody. ``view`` and ``reveal`` are for the scheme that derives a key from them.
 
-    __slots__ = ("_content",)
+    They have memory pages of their own that go into no core dump and, where the system allows it, not to swap. To fill one
+    without another copy, make it of zeros and write into its ``view``.
+    """
+
+    __slots__ = ("_pages", "_size")
 
     def __init__(self, content: bytes | bytearray | memoryview) -> None:
-        self._content = bytearray(content)
+        self._size = len(content)
+        self._pages = _pages(max(1, self._size))
+        self._pages[: self._size] = content
+
+    def view(self) -> memoryview:
+        """The bytes themselves, until ``wipe``. Nothing if they were wiped."""
+        return memoryview(self._pages)[: self._size] if self._size else memoryview(b"")
 
     def reveal(self) -> bytes:
-        """A copy of the bytes; keep it no longer than the derivation takes."""
-        return bytes(self._content)
+        """A copy of the bytes, which nobody wipes: for what cannot take ``view``."""
+        return bytes(self.view())
+
+    @property
+    def is_wiped(self) -> bool:
+        """Whether the bytes are gone."""
+        return self._pages.closed or not self._size
 
     def wipe(self) -> None:
-        """Overwrite the bytes. Revealed again, it is empty."""
-        self._content[:] = bytes(len(self._content))
-        self._content.clear()
+        """Overwrite the bytes. Revealed again, it is empty. Wiping twice is fine."""
+        if self._pages.closed:
+            return
+        self._pages[:] = bytes(len(self._pages))
+        self._size = 0
+        try:
+            self._pages.close()
+        except BufferError:
+            return  # somebody holds a view: it shows zeros, and the pages go with it
 
     def __repr__(self) -> str:
         return "Secret(...)"
+
+
+def _pages(size: int) -> mmap.mmap:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        pages = mmap.mmap(-1, size, flags=flags | (_MAP_LOCKED if size <= MAX_LOCKED else 0))
+    except OSError:  # RLIMIT_MEMLOCK
+        pages = mmap.mmap(-1, size, flags=flags)
+    pages.madvise(mmap.MADV_DONTDUMP)
+    return pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +102,43 @@ class Keys:
     keys: tuple[Key, ...] = ()
     ask: Callable[[str, str], Iterable[Key]] | None = field(default=None, repr=False)
     """Called with a volume's name and a sentence on what it wants if no key given fits; answers with keys to try, or none."""
+    find: Callable[[tuple[str, ...], KeyKind | None], Iterable[Key]] | None = field(default=None, repr=False)
+    """Called with a volume's names (id, name, UUID) and a kind, once for each; answers with the keys that are kept for it."""
+    memory: int = ARGON2_MEMORY
+    """Bytes that trying one key may take."""
+    _found: dict[tuple[tuple[str, ...], KeyKind | None], tuple[Key, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def of(self, *names: str | None) -> Iterator[Key]:
-        """The keys for a volume with these names (id, name, UUID): its own first, then those for any volume."""
-        yield from (key for key in self.keys if key.volume is not None and key.volume in names)
-        yield from (key for key in self.keys if key.volume is None)
+    def of(self, *names: str | None, kind: KeyKind | None = None) -> Iterator[Key]:
+        """The keys for a volume with these names (id, name, UUID): its own first, then those for any volume.
+
+        Upper and lower case are the same. ``kind``: only such.
+        """
+        known = {name.casefold() for name in names if name}
+        wanted = [key for key in self.keys if kind in (None, key.kind)]
+        yield from (key for key in wanted if key.volume is not None and key.volume.casefold() in known)
+        yield from self._kept_for(tuple(name for name in names if name), kind)
+        yield from (key for key in wanted if key.volume is None)
+
+    def _kept_for(self, names: tuple[str, ...], kind: KeyKind | None) -> tuple[Key, ...]:
+        if self.find is None or not names:
+            return ()
+        if (names, kind) not in self._found:
+            self._found[names, kind] = tuple(self.find(names, kind))
+        return self._found[names, kind]
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there is a key, or a way to come by one."""
+        return bool(self.keys or self.ask or self.find)
+
+    def asked(self, volume: str, wants: str) -> Iterator[Key]:
+        """What the user answers, if somebody can be asked."""
+        if self.ask is not None:
+            yield from self.ask(volume, wants)
 
     def wipe(self) -> None:
         """Overwrite every secret."""
-        for key in self.keys:
+        for key in (*self.keys, *(key for found in self._found.values() for key in found)):
             key.secret.wipe()

@@ -10,6 +10,8 @@ from typing import IO, Any
 
 import click
 
+from mntapi.cli.keys import HELP as KEYS_HELP
+from mntapi.cli.keys import gather
 from mntapi.session.diskset import DiskSet, open_disks
 from mntapi.types import DiskSpec, OpenOptions
 
@@ -25,8 +27,11 @@ class SetArguments:
     options: OpenOptions
 
     def open(self) -> DiskSet:
-        """Open it in this process. Raises what ``open_disks`` raises."""
-        return open_disks(*self.specs, options=self.options)
+        """Open it in this process; its keys have then done their work. Raises what ``open_disks`` raises."""
+        try:
+            return open_disks(*self.specs, options=self.options)
+        finally:
+            self.options.keys.wipe()
 
 
 def takes_set(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,8 +52,13 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
     @click.option("--snapshot", metavar="NAME", help="The state of this snapshot (QCOW2, .vmx) instead of the current one.")
     @click.option("--parent", metavar="FILE", help="The parent of the disk, wherever the disk says it is.")
     @click.option(
-        "--key-file", "key_files", multiple=True, type=click.File("rb"), help="A file with the passphrase of the disk."
+        "--key-file",
+        "key_files",
+        multiple=True,
+        type=click.File("rb"),
+        help="A file with the passphrase of the disk itself (an encrypted QCOW2).",
     )
+    @click.option("--key", "keys", metavar="VOLUME:FILE", multiple=True, help=KEYS_HELP)
     @click.option("--sector-size", type=click.Choice(["512", "4096"]), help="Logical sector size in bytes of raw disks.")
     @click.option("--allow-outside", is_flag=True, help="Follow names in a disk that lead out of its folder.")
     @click.option("--ignore-cid", is_flag=True, help="Accept a parent that was changed after its child was made.")
@@ -62,6 +72,7 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
         snapshot: str | None,
         parent: str | None,
         key_files: tuple[IO[bytes], ...],
+        keys: tuple[str, ...],
         allow_outside: bool,
         ignore_cid: bool,
         **kwargs: Any,
@@ -69,8 +80,17 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
         size = int(sector_size) if sector_size else None
         specs = tuple(DiskSpec(path, format=format_, sector_size=size, snapshot=snapshot) for path in (set_path, *more))
         passphrases = tuple(os.fsdecode(file.read(MAX_KEY).removesuffix(b"\n")) for file in key_files)
-        options = OpenOptions(allow_outside=allow_outside, ignore_cid=ignore_cid, parent=parent, passphrases=passphrases)
-        return function(*args, disks=SetArguments(specs, options), **kwargs)
+        options = OpenOptions(
+            allow_outside=allow_outside,
+            ignore_cid=ignore_cid,
+            parent=parent,
+            passphrases=passphrases,
+            keys=gather(keys, click.get_current_context().info_name),
+        )
+        try:
+            return function(*args, disks=SetArguments(specs, options), **kwargs)
+        finally:
+            options.keys.wipe()
 
     return with_set
 

@@ -10,7 +10,7 @@ import click
 from mntapi.cli.arguments import SetArguments, takes_set
 from mntapi.errors import IsADirectory, Unsupported
 from mntapi.session.paths import resolve
-from mntapi.session.tree import VolumeTree
+from mntapi.session.tree import open_tree
 from mntapi.types import Blocks, FileKind, FileSystem
 from mntapi.units import MIB
 
@@ -21,7 +21,7 @@ from mntapi.units import MIB
 def command(disks: SetArguments, path: str) -> None:
     """Write the contents of the file PATH to standard output."""
     with disks.open() as disk_set:
-        content = _open_file(VolumeTree(disk_set), path)
+        content = _open_file(open_tree(disk_set), path)
         try:
             _write_all(content, sys.stdout.fileno())
         finally:

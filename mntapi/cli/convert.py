@@ -20,7 +20,7 @@ from mntapi.units import format_size
 
 @click.command("convert", short_help="Write a disk to a new file: raw, qcow2, vmdk-stream, vhdx.")
 @takes_source
-@click.argument("out", metavar="OUT", type=click.Path())
+@click.argument("out", metavar="OUT")  # no click.Path: its stat hangs where a server is stuck
 @click.option("--format", "target", required=True, type=click.Choice([one.name for one in FORMATS]), help="What OUT will be.")
 @disk_index_option
 @click.option("--volume", metavar="NAME", help="Only this volume (disk0p1, or an id), without the disk around it.")

@@ -14,7 +14,7 @@ from mntapi.cli.progress import progress_bar
 from mntapi.errors import MntapiError, NotFound
 from mntapi.restore.copy import Copier, CopyOptions
 from mntapi.session.paths import parts_of, resolve
-from mntapi.session.tree import VolumeTree
+from mntapi.session.tree import open_tree, without_snapshots
 from mntapi.units import format_size
 
 
@@ -32,17 +32,18 @@ def command(
     """Copy each PATH of SET to the folder DEST, or one PATH to the new name DEST.
 
     Data, times, permissions and holes are kept. A file with unreadable parts is saved as
-    NAME.damaged, the copy goes on, and the exit code is 3.
+    NAME.damaged, the copy goes on, and the exit code is 3. Earlier states (/home/@2026-11-01T02:00:00Z)
+    are copied only where a PATH names one.
     """
     if len(paths) < 2:
         raise click.UsageError("cp needs at least one PATH and a DEST")
     *sources, destination = paths
     with disks.open() as disk_set, progress_bar(quiet) as progress:
-        tree = VolumeTree(disk_set)
+        tree = without_snapshots(open_tree(disk_set))
         copier = Copier(tree, CopyOptions(recursive=recursive, overwrite=overwrite, owner=owner), progress)
         missing = 0
         for source in sources:
-            folder, name = _target(source, destination, alone=len(sources) == 1)
+            folder, name = _target(parts_of(source, tree), destination, alone=len(sources) == 1)
             try:
                 copier.copy(source, resolve(tree, source), folder, name)
             except MntapiError as error:
@@ -53,9 +54,9 @@ def command(
     return _summary(copier, missing, as_json)
 
 
-def _target(source: str, destination: str, *, alone: bool) -> tuple[str, str]:
+def _target(source: list[str], destination: str, *, alone: bool) -> tuple[str, str]:
     """Folder and name on the host, as cp(1) chooses them."""
-    name = (parts_of(source) or [""])[-1]
+    name = (source or [""])[-1]
     if os.path.isdir(destination):
         whole = not name and alone  # "/" into a folder: the volumes go straight into it
         return os.path.split(os.path.abspath(destination)) if whole else (destination, name)

@@ -15,7 +15,7 @@ from mntapi.cli.main import OK, PARTIAL
 from mntapi.cli.output import emit, emit_json, shown
 from mntapi.cli.walk import Walker
 from mntapi.session.paths import parts_of, resolve
-from mntapi.session.tree import VolumeTree
+from mntapi.session.tree import open_tree, without_snapshots
 from mntapi.types import Entry, FileKind, FileSystem
 from mntapi.units import parse_size
 
@@ -85,7 +85,7 @@ def command(
     newer: Test | None,
     as_json: bool,
 ) -> int:
-    """Print the path of every file below PATH that passes all tests."""
+    """Print the path of every file below PATH that passes all tests. Earlier states are searched only where PATH is in one."""
     tests: list[Test] = [*sizes, *([newer] if newer else [])]
     if names:
         tests.append(lambda entry: any(fnmatchcase(entry.name, pattern) for pattern in names))
@@ -93,7 +93,7 @@ def command(
         kinds = {_TYPES[letter] for letter in types}
         tests.append(lambda entry: entry.node.kind in kinds)
     with disks.open() as disk_set:
-        tree = VolumeTree(disk_set)
+        tree = without_snapshots(open_tree(disk_set))
         walker = Walker(tree)
         found = (hit for hit in _candidates(tree, walker, path) if all(test(hit[1]) for test in tests))
         if as_json:
@@ -107,6 +107,6 @@ def command(
 def _candidates(tree: FileSystem, walker: Walker, path: str) -> Iterator[tuple[str, Entry]]:
     """Everything below a folder; a PATH that is no folder is the only candidate."""
     node = resolve(tree, path, follow_last=True)
-    names = parts_of(path)
+    names = parts_of(path, tree)
     top = "/" + "/".join(names)
     return walker.below(top, node) if node.kind is FileKind.DIRECTORY else iter([(top, Entry(names[-1], node))])

@@ -1,4 +1,5 @@
-"""``mntapi info SET``: the disks, what lies on them, and what is on that. ``info_page.py`` and ``info_svg.py`` draw it."""
+"""``mntapi info SET``: the guests, the disks, what lies on them, and what is on that. ``info_page.py`` and ``info_svg.py`` draw
+it, ``info_guests.py`` has what is about guests."""
 
 from __future__ import annotations
 
@@ -7,30 +8,52 @@ from typing import Any
 import click
 
 from mntapi.cli.arguments import SetArguments, json_option, takes_set
+from mntapi.cli.info_guests import applications_page, describe_guest, mounted_at, title
 from mntapi.cli.info_page import page
 from mntapi.cli.info_svg import draw
-from mntapi.cli.output import emit, emit_json
+from mntapi.cli.main import OK, PARTIAL, report
+from mntapi.cli.output import emit, emit_json, escape
+from mntapi.errors import MntapiError
 from mntapi.export.newfile import new_file
 from mntapi.session.diskset import DiskSet
 from mntapi.session.stack import Stack
 from mntapi.types import Image, Volume
 
 
-@click.command("info", short_help="Disks with their chains, volumes with file system and state.")
+@click.command("info", short_help="The systems, disks with their chains, volumes with file system and state.")
 @takes_set
 @click.option("-v", "--verbose", is_flag=True, help="Also what formats and volume managers say: UUIDs, geometry, layouts.")
 @click.option("--svg", "picture", metavar="OUT.svg", help="Draw the disks to scale into a new file, or '-'.")
+@click.option("--apps", is_flag=True, help="Also the programs, packages and services that are installed.")
 @json_option
-def command(disks: SetArguments, verbose: bool, picture: str | None, as_json: bool) -> None:
-    """Show the disks of SET, what lies on what, and every volume with its file system, free space and state."""
+def command(disks: SetArguments, verbose: bool, picture: str | None, apps: bool, as_json: bool) -> int:
+    """Show the systems on the disks of SET, what lies on what, and every volume with where it is mounted, its file system,
+    free space and state."""
     with disks.open() as disk_set:
         if picture is not None:
             _draw(disk_set, picture)
         elif as_json:
-            emit_json(describe(disk_set))
+            emit_json(describe(disk_set, apps=apps))
         else:
             for line in page(disk_set, verbose=verbose):
                 emit(line)
+            return _list_applications(disk_set) if apps else OK
+    return OK
+
+
+def _list_applications(disk_set: DiskSet) -> int:
+    """What is installed on each guest; one that cannot be asked is an error of its own."""
+    code = OK
+    for guest in disk_set.guests:
+        emit()
+        emit(f"Installed on {escape(title(guest))}:")
+        try:
+            for line in applications_page(guest):
+                emit(line)
+        except MntapiError as error:
+            report(error)
+            code = PARTIAL
+    return code
 
 
 def _draw(disk_set: DiskSet, target: str) -> None:
@@ -42,12 +65,17 @@ def _draw(disk_set: DiskSet, target: str) -> None:
         out.write(0, picture.encode() + b"\n")
 
 
-def describe(disk_set: DiskSet) -> dict[str, list[dict[str, Any]]]:
-    """The set as plain values: the JSON of ``info``. Bytes are integers; ``disk`` is an index into ``disks``."""
+def describe(disk_set: DiskSet, *, apps: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """The set as plain values: the JSON of ``info``. Bytes are integers; ``disk`` is an index into ``disks``.
+
+    ``apps``: also what is installed on the guests.
+    """
     stack = Stack(disk_set.volumes, disk_set.containers)
+    mounted = mounted_at(disk_set, numbered=False)
     return {
+        "guests": [describe_guest(guest, apps=apps) for guest in disk_set.guests],
         "disks": [_describe_disk(disk) for disk in disk_set.disks],
-        "volumes": [_describe_volume(volume, disk_set, stack) for volume in disk_set.volumes],
+        "volumes": [_describe_volume(volume, disk_set, stack, mounted) for volume in disk_set.volumes],
     }
 
 
@@ -62,7 +90,7 @@ def _describe_disk(disk: Image) -> dict[str, Any]:
     }
 
 
-def _describe_volume(volume: Volume, disk_set: DiskSet, stack: Stack) -> dict[str, Any]:
+def _describe_volume(volume: Volume, disk_set: DiskSet, stack: Stack, mounted: dict[str, list[str]]) -> dict[str, Any]:
     content = disk_set.content(volume)
     signature = content.signature
     capacity = disk_set.capacity(volume)
@@ -77,6 +105,7 @@ def _describe_volume(volume: Volume, disk_set: DiskSet, stack: Stack) -> dict[st
         "label": signature.label if signature else None,
         "uuid": signature.uuid if signature else None,
         "free": capacity.free if capacity else None,
+        "mount_points": mounted.get(volume.id, []),
         "state": content.state.value,
         "reason": content.reason,
         "members": list(volume.members),

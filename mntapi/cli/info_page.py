@@ -1,16 +1,19 @@
-"""The page of ``mntapi info``: a tree of what lies on what, then what is wrong and what to do about it."""
+"""The page of ``mntapi info``: the machine, a tree of what lies on what, then what is wrong and what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mntapi.cli.info_guests import heading, mounted_at, short
 from mntapi.cli.output import escape, table
 from mntapi.session.diskset import Content, DiskSet
 from mntapi.session.stack import Branch, Stack
 from mntapi.types import Capacity, Volume, VolumeState
 from mntapi.units import format_size
 
-_HEADER = ("VOLUME", "SIZE", "HOLDS", "USED", "FREE", "STATE")
+_HEADER = ("VOLUME", "SIZE", "HOLDS", "MOUNTED AT", "USED", "FREE", "STATE")
+_MOUNTED = 3
+"""The column that is left out where there is no guest."""
 _BAR = 10
 """Characters of a bar."""
 _MAX_NAMES = 3
@@ -23,13 +26,18 @@ _ADVICE = {
 
 def page(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
     """The lines of the page. Names from the guest are escaped."""
+    yield from heading(disk_set, verbose=verbose)
     for index, disk in enumerate(disk_set.disks):
         yield f"disk{index}  {disk.format}, {format_size(disk.blocks.size)}  {escape(disk.path)}"
         yield from (f"       {link.format} on {escape(link.file)}" for link in disk.chain[1:])
         if verbose:
             yield from (f"       {escape(name)}: {escape(value)}" for name, value in disk.details.items())
     yield ""
-    yield from table([_HEADER, *_Rows(disk_set).rows()], right=(1, 4))
+    rows = [_HEADER, *_Rows(disk_set).rows()]
+    if disk_set.guests:
+        yield from table(rows, right=(1, 5))
+    else:
+        yield from table([(*row[:_MOUNTED], *row[_MOUNTED + 1 :]) for row in rows], right=(1, 4))
     if verbose:
         yield from _details(disk_set)
     yield from _troubles(disk_set, verbose=verbose)
@@ -42,6 +50,7 @@ class _Rows:
         self._set = disk_set
         self._stack = Stack(disk_set.volumes, disk_set.containers)
         self._names = {volume.id: volume.name for volume in (*disk_set.containers, *disk_set.volumes)}
+        self._mounted = mounted_at(disk_set)
 
     def rows(self) -> Iterator[Sequence[str]]:
         """All trees, one after the other."""
@@ -56,11 +65,12 @@ class _Rows:
             is_last = place == len(branch.branches) - 1
             yield from self._of(inner, rest + ("└─ " if is_last else "├─ "), rest + ("   " if is_last else "│  "))
 
-    def _leaf(self, volume: Volume) -> tuple[str, str, str, str]:
+    def _leaf(self, volume: Volume) -> tuple[str, ...]:
         content = self._set.content(volume)
         capacity = self._set.capacity(volume)
         free = "" if capacity is None or capacity.free is None else format_size(capacity.free)
-        return self._holds(volume, content), bar(capacity), free, content.state.value
+        mounted = short(self._mounted.get(volume.id, ()))
+        return self._holds(volume, content), mounted, bar(capacity), free, content.state.value
 
     def _holds(self, volume: Volume, content: Content) -> str:
         signature = content.signature
@@ -72,7 +82,7 @@ class _Rows:
         """Where it is, for what lies on several volumes: the tree cannot show that."""
         return f"  on {self._named(volume.members)}" if len(volume.members) > 1 else ""
 
-    def _container(self, volume: Volume) -> tuple[str, str, str, str]:
+    def _container(self, volume: Volume) -> tuple[str, ...]:
         above = self._stack.above(volume)
         kinds = ", ".join(dict.fromkeys(one.kind for one in above if one.kind != "partition")) or "partitions"
         group = escape(volume.details.get("vg", ""))
@@ -81,6 +91,7 @@ class _Rows:
         free = volume.details.get("free", "")
         return (
             holds + self._lies_on(volume),
+            "",
             "",
             format_size(int(free)) if free.isdecimal() else "",
             volume.state.value if volume.state is not VolumeState.OK else "",

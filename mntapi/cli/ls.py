@@ -13,7 +13,7 @@ from mntapi.cli.main import OK, PARTIAL
 from mntapi.cli.output import emit, emit_json, shown, table
 from mntapi.cli.walk import Walker, join
 from mntapi.session.paths import parts_of, resolve
-from mntapi.session.tree import VolumeTree
+from mntapi.session.tree import open_tree, without_snapshots
 from mntapi.types import Entry, FileKind, FileSystem
 
 
@@ -24,9 +24,15 @@ from mntapi.types import Entry, FileKind, FileSystem
 @click.option("-R", "recursive", is_flag=True, help="And everything below.")
 @json_option
 def command(disks: SetArguments, path: str, long: bool, recursive: bool, as_json: bool) -> int:
-    """List the folder PATH; / lists the volumes, /disk0p1/etc is a folder on one."""
+    """List the folder PATH: /etc or C:\\Users as the guest has it, /volumes/disk0p3 on a volume that it does not mount.
+
+    Earlier states are beside the live files: /home/@2026-11-01T02:00:00Z; -R leaves them out. Where there is no guest,
+    / lists the volumes, and /disk0p1/etc is a folder on one.
+    """
     with disks.open() as disk_set:
-        tree = VolumeTree(disk_set)
+        tree = open_tree(disk_set)
+        if recursive:
+            tree = without_snapshots(tree)
         walker = Walker(tree)
         folders = _folders(tree, walker, path, recursive)
         if as_json:
@@ -41,7 +47,7 @@ def command(disks: SetArguments, path: str, long: bool, recursive: bool, as_json
 def _folders(tree: FileSystem, walker: Walker, path: str, recursive: bool) -> Iterator[tuple[str, list[Entry]]]:
     """Each folder's path with its entries sorted by name; a PATH that is no folder counts as the one entry of its parent."""
     node = resolve(tree, path, follow_last=path.endswith("/"))
-    names = parts_of(path)
+    names = parts_of(path, tree)
     if node.kind is not FileKind.DIRECTORY:
         yield "/" + "/".join(names[:-1]), [Entry(names[-1], node)]
         return

@@ -20,6 +20,7 @@ VERBS = {
     "cat": "mntapi.cli.cat",
     "cp": "mntapi.cli.cp",
     "find": "mntapi.cli.find",
+    "versions": "mntapi.cli.versions",
     "map": "mntapi.cli.map",
     "convert": "mntapi.cli.convert",
     "check": "mntapi.cli.check",

@@ -1,4 +1,4 @@
-"""``mntapi mount SET DIR``: the volumes as folders, or the disks as files, until ``mntapi umount DIR``."""
+"""``mntapi mount SET DIR``: the guest's files, the volumes as folders, or the disks as files, until ``mntapi umount DIR``."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ WORKER = (sys.executable, "-m", "mntapi_fuse.worker")
 @takes_set
 @click.argument("directory", metavar="DIR")  # no click.Path: its stat hangs where a server is stuck
 @click.option(
-    "--layout", type=click.Choice(["volumes", "blocks"]), default="volumes", help="Files, or disks and volumes as files."
+    "--layout",
+    type=click.Choice(["guest", "volumes", "blocks"]),
+    help="Files as the guest has them (default if there is one), files of each volume, or disks and volumes as files.",
 )
 @click.option("--via", type=click.Choice(["user", "kernel"]), default="user", help="Who reads the file systems.")
 @click.option("--volume", metavar="NAME", help="Only this volume; its files lie directly in DIR.")
 @click.option(
     "--overlay",
     metavar="FILE|memory",
-    type=click.Path(),
     help="Make it writable: changes go to FILE (QCOW2; FILE.diskN for several disks), or are forgotten at umount.",
 )
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C or umount.")
@@ -39,7 +40,7 @@ WORKER = (sys.executable, "-m", "mntapi_fuse.worker")
 def command(
     disks: SetArguments,
     directory: str,
-    layout: str,
+    layout: str | None,
     via: str,
     volume: str | None,
     overlay: str | None,
@@ -50,7 +51,9 @@ def command(
 ) -> None:
     """Mount SET on the empty folder DIR; returns when it is ready. Read-only, unless there is an --overlay.
 
-    By default every volume is a folder of DIR: DIR/disk0p1/etc/passwd. With --layout blocks, DIR/disks/disk0 and
+    DIR shows what the guest's users knew: DIR/etc/passwd, DIR/home/ann, or DIR/C:/Users/ann, and below DIR/volumes what
+    the guest does not mount. Links that lead to /etc/x in the guest lead to DIR/etc/x. With --layout volumes, and where there
+    is no guest, every volume is a folder of DIR: DIR/disk0p1/etc/passwd. With --layout blocks, DIR/disks/disk0 and
     DIR/volumes/disk0p1 are files for losetup, fsck, qemu-img and others.
 
     With --overlay these files, or with --via kernel the file systems, can be written; the disks of SET never are. FILE is made,

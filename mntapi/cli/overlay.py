@@ -23,7 +23,7 @@ def command() -> None:
 
 
 @command.command("info", short_help="Tell what an overlay belongs to.")
-@click.argument("overlay", metavar="OVERLAY", type=click.Path())
+@click.argument("overlay", metavar="OVERLAY")
 @json_option
 def info(overlay: str, as_json: bool) -> None:
     """Tell which disk OVERLAY was made for, how much it holds, and whether a mount uses it."""
@@ -38,8 +38,8 @@ def info(overlay: str, as_json: bool) -> None:
 
 
 @command.command("commit", short_help="Write the disk with its changes to a new file.")
-@click.argument("overlay", metavar="OVERLAY", type=click.Path())
-@click.option("--to", "out", metavar="NEW", required=True, type=click.Path(), help="NEW.qcow2, .vmdk, .raw, .img or .vhdx.")
+@click.argument("overlay", metavar="OVERLAY")
+@click.option("--to", "out", metavar="NEW", required=True, help="NEW.qcow2, .vmdk, .raw, .img or .vhdx.")
 @click.option("--overwrite", is_flag=True, help="Replace NEW if it is there already.")
 @click.option(
     "--allow-outside", is_flag=True, help="Follow names in the overlay or its original that lead out of their folders."

@@ -29,6 +29,7 @@ def command(as_json: bool) -> None:
         emit("\ndead: the worker or the mount is gone; 'mntapi clean' removes what is left")
 
 
+_MAX_DISKS = 2
 _HEADER = ("ID", "MOUNTED ON", "STATE", "PID", "MEMORY", "SINCE", "VIA", "LAYOUT", "DISKS")
 
 
@@ -43,8 +44,14 @@ def _row(status: Status) -> tuple[str, ...]:
         record.created.replace("T", " ").removesuffix("+00:00") + "Z",
         record.via,
         record.volume or record.layout,
-        ", ".join(escape(disk) for disk in record.disks),
+        _disks(record.disks),
     )
+
+
+def _disks(disks: list[str]) -> str:
+    """The first ones; a line with all of a large machine's would not be read by anyone, and ``--json`` has them."""
+    shown = ", ".join(map(escape, disks[:_MAX_DISKS]))
+    return shown if len(disks) <= _MAX_DISKS else f"{shown} and {len(disks) - _MAX_DISKS} more"
 
 
 def _as_object(status: Status) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mntapi.cli.output import complain
-from mntapi.errors import Corrupt, MntapiError
+from mntapi.errors import Corrupt, Invalid, MntapiError
 from mntapi.types import Entry, FileKind, FileSystem, Node
+
+MAX_DEPTH = 2048
+"""Folders inside one another: as many as the longest path that Linux takes (4096 bytes) can name."""
 
 
 def join(path: str, name: str) -> str:
@@ -27,6 +30,8 @@ class Walker:
         """The entries of a folder; after an error those read before it."""
         entries: list[Entry] = []
         try:
+            if path.count("/") > MAX_DEPTH:
+                raise Invalid("folders are nested too deeply", expected=f"at most {MAX_DEPTH}", reason="too-deep")
             if node.inode in self._seen:
                 raise Corrupt("a folder that has been met before: the file system loops", reason="folder-loop")
             self._seen.add(node.inode)

@@ -119,6 +119,8 @@ class Chain:
     """Paths of the children already open, youngest first."""
     snapshot: str | None = None
     """The snapshot to open of the first link, where its format has such."""
+    contents_only: bool = False
+    """Take what a container holds for a raw disk, whatever it is: for looking at it as a file."""
 
     def open_file(self, name: str, relative_to: FileBlocks) -> FileBlocks:
         """A data file that ``relative_to`` names (a VMDK extent). Raises what ``Opener.open`` raises."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mntapi.blocks import Slice
 from mntapi.errors import MntapiError, Unsupported
-from mntapi.images.formats import Chain, detect
+from mntapi.images.formats import RAW, Chain, detect
 from mntapi.types import Blocks, Extent, FileBlocks, Image, Link
 
 MAX_DEPTH = 3
@@ -77,7 +77,7 @@ def open_inside(content: Inside, container: FileBlocks, format_name: str, chain:
             "too many containers inside one another", path=container.path, expected=f"at most {MAX_DEPTH}", reason="nesting"
         )
     try:
-        format_ = detect(content if known is None else Slice(content, 0, known))
+        format_ = RAW if chain.contents_only else detect(content if known is None else Slice(content, 0, known))
         image = format_.load().open_image(content, chain)
     except MntapiError as error:
         raise error.located(path=content.path) from error.__cause__

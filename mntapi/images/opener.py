@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from mntapi.blocks import HostFile
-from mntapi.errors import Denied, Invalid, Unsupported
-from mntapi.remote import Url, is_url
+from mntapi.errors import Denied, Invalid
+from mntapi.remote import is_url
+from mntapi.remote.urls import redacted
 from mntapi.types import OpenOptions
 
 
@@ -32,10 +33,12 @@ class DirectOpener:
     def resolve(self, name: str, *, relative_to: str | None = None) -> str:
         """The path that ``open`` would open. Raises Denied where the rule forbids it, Invalid for a name no path can have."""
         if is_url(name):
-            raise Unsupported(
-                "a disk on a server cannot be mounted by this version",
-                path=Url.parse(name).display,
-                hint="info, ls, cat, cp, find, map and convert read it; nbdfuse makes a file of an NBD export",
+            raise Denied(
+                "names a disk on a server",
+                path=relative_to,
+                found=redacted(name),
+                hint="if you trust where this disk came from, name that one with --parent",
+                reason="outside",
             )
         if "\0" in name or not name:
             raise Invalid("is not a file name", path=relative_to, found=ascii(name))

@@ -1,19 +1,23 @@
 """VDI, VirtualBox's disk image: dynamic, fixed and differencing disks.
 
-A differencing disk does not name its parent's file, only its UUID; VirtualBox keeps the names in its own registry. Here the
-parent is looked for under the name VirtualBox gives to snapshots, ``{UUID}.vdi`` beside the child.
+A differencing disk does not name its parent's file, only its UUID; VirtualBox keeps the names in the machine's ``.vbox`` file.
+Formats open files and list no folders, so the parent is looked for under the names VirtualBox gives by itself: ``{UUID}.vdi``
+beside the child for a snapshot, and the machine's name for its first disk, in the folder above ``Snapshots`` or, where all was
+copied into one folder, beside the child. Whatever is found must have the UUID.
 
 Source: reverse-engineered; open documentation of VirtualBox (VDICore.h) and qemu (block/vdi.c), observed on what qemu writes.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mntapi.blocks import read_clipped
-from mntapi.errors import Corrupt, Unsupported
+from mntapi.errors import Corrupt, NotFound, Unsupported
 from mntapi.images.blockmap import ABSENT, ZERO, BlockMap, Table
 from mntapi.images.formats import Chain
 from mntapi.images.parents import open_parent
@@ -28,6 +32,8 @@ _HEADER = struct.Struct("<4sIIII256sIIIIIIIQIIII16s16s16s16s")
 _VERSION_MAJOR = 1
 _UNUSED = 0xFFFFFFFF
 _ZEROS = 0xFFFFFFFE
+_SNAPSHOTS = "Snapshots"
+"""VirtualBox's folder for what is not a machine's first disk, inside the machine's folder."""
 _DYNAMIC, _FIXED, _DIFFERENCING = 1, 2, 4
 
 
@@ -116,10 +122,26 @@ def parse_header(content: bytes, path: str) -> Header:
 
 
 def _open_parent(file: FileBlocks, header: Header, chain: Chain) -> Image:
-    name = header.parent_identity.partition("/")[0]
-    return open_parent(
-        [f"{{{name}}}.vdi"], [], identifiers=[header.parent_identity], child=file, chain=chain, formats=(FORMAT,)
-    )
+    identity = header.parent_identity.partition("/")[0]
+    names = list(_likely_names(file.path, identity))
+    try:
+        return open_parent(names, [], identifiers=[header.parent_identity], child=file, chain=chain, formats=(FORMAT,))
+    except NotFound as error:
+        if error.path == file.path and error.reason == "parent-missing":
+            error.hint = (
+                f"find the disk {identity} in the machine's .vbox file; name it with --parent, or link it here as {names[0]}"
+            )
+        raise
+
+
+def _likely_names(child: str, identity: str) -> Iterator[str]:
+    """Names relative to the child's folder, the most likely one first."""
+    yield f"{{{identity}}}.vdi"
+    folder, name = os.path.split(child)
+    above, folder_name = os.path.split(folder)
+    likely = f"../{os.path.basename(above)}.vdi" if folder_name == _SNAPSHOTS else f"{folder_name}.vdi"
+    if likely != name:
+        yield likely
 
 
 class _Layout:

@@ -8,11 +8,17 @@ from __future__ import annotations
 import ctypes
 import platform
 import struct
+from collections.abc import Sequence
 
 from mntapi.errors import Failed
 from mntapi.kernel import libc
 
+DAC_OVERRIDE = 1
+"""The number of CAP_DAC_OVERRIDE: files and sockets of others may be used whatever their permissions say."""
+_CAPGET = {"x86_64": 125, "aarch64": 90}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
+_SETS = struct.Struct("=6I")
+"""Effective, permitted, inheritable of capabilities 0 to 31; the same of those from 32 on."""
 _VERSION_3 = 0x20080522
 _PR_CAPBSET_DROP = 24
 _PR_CAPBSET_READ = 23
@@ -42,8 +48,8 @@ def _is_bounded(capability: int) -> bool:
         return False
 
 
-def drop_all() -> None:
-    """Empty this thread's ambient, effective, permitted and inheritable sets.
+def drop_all(*, keep: Sequence[int] = ()) -> None:
+    """Empty this thread's ambient, effective, permitted and inheritable sets; ``keep`` (numbers below 32) stays if it is there.
 
     Raises:
         Failed: the kernel refused, or this machine's number for capset(2) is not known here.
@@ -51,10 +57,14 @@ def drop_all() -> None:
     number = _CAPSET.get(platform.machine())
     if number is None:
         raise Failed(f"capset(2) has no known number on {platform.machine()}")
-    header = struct.pack("=Ii", _VERSION_3, 0)
-    nothing = bytes(24)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _VERSION_3, 0), 8)
+    sets = ctypes.create_string_buffer(_SETS.size)
     try:
         libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-        libc.syscall(number, ctypes.create_string_buffer(header, 8), ctypes.create_string_buffer(nothing, 24))
+        if keep:
+            libc.syscall(_CAPGET[platform.machine()], header, sets)
+            kept = _SETS.unpack(sets.raw)[1] & sum(1 << one for one in keep)
+            _SETS.pack_into(sets, 0, kept, kept, 0, 0, 0, 0)
+        libc.syscall(number, header, sets)
     except OSError as error:
         raise Failed(f"capabilities cannot be given up: {error.strerror}") from error

@@ -17,15 +17,17 @@ from mntapi.kernel import libc
 # The same numbers on all architectures.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
-_RULE_PATH_BENEATH = 1
+_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 
 # Rights that can be taken away: (since ABI, how many bits there are then).
 _FS_BITS = ((1, 13), (2, 14), (3, 15), (5, 16))
 _NET_BITS = ((4, 2),)  # bind and connect of TCP
+_CONNECT_TCP = 1 << 1
 _SCOPE_BITS = ((6, 2),)  # abstract Unix sockets of, and signals to, processes outside
 _ATTRIBUTES = struct.Struct("=3Q")
 _BENEATH = struct.Struct("=Qi")
+_NET_PORT = struct.Struct("=2Q")
 
 
 def abi() -> int | None:
@@ -36,10 +38,11 @@ def abi() -> int | None:
         return None  # ENOSYS: not built in; EOPNOTSUPP: off at boot; EPERM: a container's filter
 
 
-def restrict(keep_read_paths: Sequence[str] = ()) -> int:
-    """Take all rights on paths from this thread and those it starts, but reading at or below ``keep_read_paths``.
+def restrict(keep_read_paths: Sequence[str] = (), *, connect_ports: Sequence[int] | None = ()) -> int:
+    """Take all rights on paths from this thread and those it starts, but reading at or below ``keep_read_paths``; and on TCP,
+    but connecting to ``connect_ports`` (None: to any port).
 
-    Open descriptors keep working. Returns the ABI version in force. Needs no_new_privs.
+    Open descriptors keep working. Returns the ABI version in force; before version 4 TCP is left alone. Needs no_new_privs.
 
     Raises:
         Unsupported: this kernel has no Landlock.
@@ -49,10 +52,13 @@ def restrict(keep_read_paths: Sequence[str] = ()) -> int:
     version = abi()
     if version is None:
         raise Unsupported("this kernel has no Landlock")
-    ruleset = _create(version)
+    net = _mask(_NET_BITS, version) & ~(_CONNECT_TCP if connect_ports is None else 0)
+    ruleset = _create(version, net)
     try:
         for path in keep_read_paths:
             _allow_reading(ruleset, path)
+        for port in connect_ports or () if net else ():
+            _allow_connecting(ruleset, port)
         libc.syscall(_RESTRICT_SELF, ruleset, 0)
     except OSError as error:
         raise Failed(f"Landlock refused: {error.strerror}") from error
@@ -61,8 +67,8 @@ def restrict(keep_read_paths: Sequence[str] = ()) -> int:
     return version
 
 
-def _create(version: int) -> int:
-    attributes = _ATTRIBUTES.pack(_mask(_FS_BITS, version), _mask(_NET_BITS, version), _mask(_SCOPE_BITS, version))
+def _create(version: int, net: int) -> int:
+    attributes = _ATTRIBUTES.pack(_mask(_FS_BITS, version), net, _mask(_SCOPE_BITS, version))
     try:
         # Fields that an older kernel does not know are zero here, which it accepts.
         return libc.syscall(_CREATE_RULESET, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes), 0)
@@ -85,3 +91,8 @@ def _allow_reading(ruleset: int, path: str) -> None:
         libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
     finally:
         os.close(fd)
+
+
+def _allow_connecting(ruleset: int, port: int) -> None:
+    rule = ctypes.create_string_buffer(_NET_PORT.pack(_CONNECT_TCP, port), _NET_PORT.size)
+    libc.syscall(_ADD_RULE, ruleset, _RULE_NET_PORT, rule, 0)

@@ -31,6 +31,7 @@ SAFE_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 MNT_FORCE = 1
 MNT_DETACH = 2
+MNT_EXPIRE = 4
 UMOUNT_NOFOLLOW = 8
 
 MAX_NAMES = 65536
@@ -210,6 +211,26 @@ def unmount(target: str, *, force: bool = False) -> tuple[str, ...]:
         if error.errno != errno.EBUSY or not force:
             raise _cannot_unmount(error, path) from error
     return _unmount_by_force(path)
+
+
+def check_idle(target: str) -> None:
+    """Raise Busy, with the users, if unmounting what is mounted at ``target`` would; otherwise do nothing.
+
+    The kernel is asked with ``MNT_EXPIRE``, which only marks a mount that nobody uses: a second such call would unmount it.
+    Opening its top folder without reading it takes the mark away again.
+
+    Raises:
+        Busy, NotFound, Denied: as ``unmount``.
+
+    Source: umount2(2); Linux fs/namespace.c ``do_umount``, ``mntput``.
+    """
+    path = canonical(target)
+    try:
+        libc.umount2(path, MNT_EXPIRE | UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise _cannot_unmount(error, path) from error
+    os.close(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
 
 
 def _unmount_by_force(path: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Giving up rights: what a worker process does before it looks at the first hostile byte.
 
 Afterwards it can read and write the descriptors it holds, allocate memory up to a limit, run threads, and end. It can not
-open a path, start a program or process, make a socket, or signal anybody. Modules must be imported before.
+open a path, start a program or process, make a socket (unless it was to keep that), or signal anybody. Modules must be imported
+before.
 
 Not here: what each piece is made of (``seccomp.py``, ``landlock.py``, ``capabilities.py``). Always true: a piece that this
 kernel lacks is named in the report, never silently left out; the others are put in force all the same.
@@ -22,6 +23,16 @@ from mntapi.units import MIB
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """What a process that makes connections keeps the right to."""
+
+    ports: tuple[int, ...] | None = ()
+    """TCP ports that it may connect to (Landlock of Linux 6.7 sees to that); None: all. Unix sockets are not limited."""
+    past_permissions: bool = False
+    """To Unix sockets of other users too, where it has the right to (CAP_DAC_OVERRIDE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,7 @@ def confine(
     open_files: int = 1024,
     file_size_limit: int | None = 16 * MIB,
     keep_read_paths: Sequence[str] = (),
+    connecting: Connecting | None = None,
 ) -> Confinement:
     """Give up, for the rest of this process's life, what a parser of hostile bytes does not need.
 
@@ -63,6 +75,7 @@ def confine(
         open_files: descriptors it may have.
         file_size_limit: bytes a regular file may grow to, for a log; None where an overlay is written.
         keep_read_paths: files and folders that stay readable. Needs Landlock: without it they are not.
+        connecting: it keeps the right to make sockets and to connect them.
 
     Raises:
         Invalid: there are threads already: Landlock and capabilities would not cover them.
@@ -78,11 +91,12 @@ def confine(
     _limit(resource.RLIMIT_FSIZE, file_size_limit)
     no_new_privs = _in_force(lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1), missing)
     bounding = _in_force(capabilities.drop_bounding_set, missing)
-    version = _landlock(keep_read_paths, missing)
-    dropped = _in_force(capabilities.drop_all, missing)
+    version = _landlock(keep_read_paths, () if connecting is None else connecting.ports, missing)
+    keep = (capabilities.DAC_OVERRIDE,) if connecting is not None and connecting.past_permissions else ()
+    dropped = _in_force(lambda: capabilities.drop_all(keep=keep), missing)
     not_dumpable = _in_force(lambda: _prctl(_PR_SET_DUMPABLE, 0), missing)
     may_read = bool(keep_read_paths) and version is not None
-    filtered = _in_force(lambda: seccomp.install(may_read_files=may_read), missing)
+    filtered = _in_force(lambda: seccomp.install(may_read_files=may_read, may_connect=connecting is not None), missing)
     return Confinement(
         no_new_privs=no_new_privs,
         not_dumpable=not_dumpable,
@@ -127,12 +141,12 @@ def _prctl(option: int, value: int) -> None:
     libc.prctl(option, value)
 
 
-def _landlock(keep_read_paths: Sequence[str], missing: list[str]) -> int | None:
+def _landlock(keep_read_paths: Sequence[str], ports: Sequence[int] | None, missing: list[str]) -> int | None:
     if landlock.abi() is None:
         missing.append("this kernel has no Landlock" + (": no path stays readable" if keep_read_paths else ""))
         return None
     try:
-        return landlock.restrict(keep_read_paths)
+        return landlock.restrict(keep_read_paths, connect_ports=ports)
     except Failed as error:
         missing.append(str(error))
         return None

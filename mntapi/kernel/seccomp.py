@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 import platform
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,6 +126,11 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "openat": (257, 56),
     "getdents64": (217, 61),
     "seccomp": (317, 277),
+    "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "setsockopt": (54, 208),
+    "sendmmsg": (307, 269),
 }
 
 
@@ -148,12 +154,16 @@ _TCGETS, _FIONREAD, _FIONCLEX, _FIOCLEX, _FIONBIO = 0x5401, 0x541B, 0x5450, 0x54
 # Not on the list above all: execve, fork, open, socket, connect, bind, ptrace, mount, unlink and all else that takes a path.
 _UNCONDITIONAL = frozenset(NUMBERS) - {
     *("newfstatat", "mmap", "mprotect", "clone", "clone3", "fcntl", "ioctl", "prctl", "prlimit64", "kill", "tgkill"),
-    *("openat", "getdents64", "seccomp"),
+    *("openat", "getdents64", "seccomp", "socket", "connect", "bind", "setsockopt", "sendmmsg"),
 }
+_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 
 
-def rules(pid: int, *, may_read_files: bool = False) -> tuple[Rule, ...]:
-    """What process ``pid`` may do. With ``may_read_files`` it can open files for reading; which ones is for Landlock to say."""
+def rules(pid: int, *, may_read_files: bool = False, may_connect: bool = False) -> tuple[Rule, ...]:
+    """What process ``pid`` may do. With ``may_read_files`` it can open files for reading; which ones is for Landlock to say.
+
+    With ``may_connect`` it can make sockets and connect them; to which TCP ports is for Landlock to say.
+    """
     conditional = {
         # fstat() of newer C libraries. With the flag a path could still be given: names and sizes leak, contents do not.
         "newfstatat": Rule("newfstatat", 3, _AT_EMPTY_PATH, (_AT_EMPTY_PATH,)),
@@ -172,6 +182,10 @@ def rules(pid: int, *, may_read_files: bool = False) -> tuple[Rule, ...]:
         conditional["newfstatat"] = Rule("newfstatat")
         conditional["openat"] = Rule("openat", 2, _WRITING, (os.O_RDONLY,))
         conditional["getdents64"] = Rule("getdents64")
+    if may_connect:
+        # Looking up a name takes bind() of a netlink socket, for the host's own addresses, and sendmmsg() to name servers.
+        conditional["socket"] = Rule("socket", 0, values=tuple(map(int, _FAMILIES)))
+        conditional |= {name: Rule(name) for name in ("connect", "bind", "setsockopt", "sendmmsg")}
     return tuple(conditional.get(name, Rule(name)) for name in NUMBERS if name in conditional or name in _UNCONDITIONAL)
 
 
@@ -243,7 +257,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def install(*, may_read_files: bool = False) -> None:
+def install(*, may_read_files: bool = False, may_connect: bool = False) -> None:
     """Filter the system calls of all threads of this process from now on. Needs no_new_privs.
 
     Raises:
@@ -252,7 +266,7 @@ def install(*, may_read_files: bool = False) -> None:
     architecture = ARCHITECTURES.get(platform.machine())
     if architecture is None:
         raise Unsupported(f"there is no system call list for {platform.machine()}")
-    code = assemble(architecture, rules(os.getpid(), may_read_files=may_read_files))
+    code = assemble(architecture, rules(os.getpid(), may_read_files=may_read_files, may_connect=may_connect))
     program = _Program(len(code) // _INSTRUCTION.size, code)
     number = NUMBERS["seccomp"][architecture.column] or 0
     try:

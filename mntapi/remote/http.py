@@ -6,18 +6,16 @@ is no read-ahead: a block is one for small reads, and whoever reads much asks fo
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 from urllib.parse import urldefrag, urljoin
 
 from mntapi.blocks import check_range, whole
 from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, Unsupported
+from mntapi.remote.dial import Connector, dial
 from mntapi.remote.http_cache import BlockCache
 from mntapi.remote.http_connection import HttpConnection
 from mntapi.remote.http_protocol import (
     REDIRECTS,
-    ServerBusy,
     Version,
     changed,
     first_version,
@@ -25,27 +23,26 @@ from mntapi.remote.http_protocol import (
     request_headers,
 )
 from mntapi.remote.pool import Pool
+from mntapi.remote.retry import Retries, patience_s
 from mntapi.remote.urls import Url
-from mntapi.remote.wire import ConnectionLost, Connector, dial, lost_again, placed, tls_context
+from mntapi.remote.wire import lost_again, placed
 from mntapi.types import Extent, ExtentKind
 from mntapi.units import MIB
 
 BLOCK = MIB
-CACHE_BLOCKS = 32
+CACHE_BLOCKS = 8
+"""A mounted disk has these in memory all the time."""
 MAX_REQUEST = 4 * MIB
 """Bytes of one range request."""
 MAX_PARTS = 64
 """Answers that one range may be cut into by a server that gives less than asked (RFC 9110 section 15.3.7)."""
 MAX_REDIRECTS = 5
-ATTEMPTS = 5
-"""Times a request is made before it fails: the second at once (an idle connection goes stale), the others ever later."""
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0
 """For one attempt."""
-PATIENCE_S = 120.0
-"""After so long no other attempt is started."""
+OPEN_PATIENCE_S = 2.0
+"""So long opening is tried again: a wrong URL should be told soon."""
+BACKOFF_S = 0.25
 CONNECTIONS = 4
-
-_R = TypeVar("_R")
 
 
 class HttpBlocks:
@@ -59,14 +56,14 @@ class HttpBlocks:
     sector_size = 512
 
     def __init__(
-        self, url: Url, place: Url, version: Version, pool: Pool[HttpConnection], *, timeout_s: float, backoff_s: float
+        self, url: Url, place: Url, version: Version, pool: Pool[HttpConnection], retries: Retries, *, timeout_s: float
     ) -> None:
         self._url = url
         self._place = place
         self._version = version
         self._pool = pool
         self._timeout_s = timeout_s
-        self._backoff_s = backoff_s
+        self._retries = retries
         self._is_changed = False
         self._cache = BlockCache(self._load, CACHE_BLOCKS)
         self.path = url.display
@@ -79,9 +76,9 @@ class HttpBlocks:
         *,
         connect: Connector = dial,
         connections: int = CONNECTIONS,
-        eager: bool = False,
         timeout_s: float = TIMEOUT_S,
-        backoff_s: float = 0.25,
+        backoff_s: float = BACKOFF_S,
+        patience: float | None = None,
     ) -> HttpBlocks:
         """Open the file at an ``http`` or ``https`` URL; ``USER:PASSWORD@`` in it is sent as Basic authentication.
 
@@ -91,10 +88,9 @@ class HttpBlocks:
         Args:
             connect: gives connected sockets; encryption is done here, so it may be another process that connects.
             connections: at most so many.
-            eager: make them all now, for a process that soon cannot. Web servers hang up on idle clients after seconds to
-                minutes, so such a process should rather have a ``connect`` that asks another one.
             timeout_s: for one attempt of a request.
             backoff_s: before the third attempt; doubled before each one after.
+            patience: seconds for which a read is tried again; ``retry.patience_s()`` if None.
 
         Raises:
             NotFound: no such host or file. Denied: as the server or the system says, or a redirect to clear text.
@@ -106,16 +102,16 @@ class HttpBlocks:
         parsed = Url.parse(url)
         if parsed.is_nbd:
             raise Invalid("is no URL of a web server", path=parsed.display)
-        tls_context()  # a redirect may want it later
+        patience = patience_s() if patience is None else patience
+        opening = Retries(patience_s=min(patience, OPEN_PATIENCE_S), backoff_s=backoff_s)
         try:
-            place, version, first = _retried(lambda _: _open_first(parsed, connect, timeout_s), backoff_s)
+            place, version, first = opening.run(lambda _: _open_first(parsed, connect, timeout_s))
         except MntapiError as error:
             raise placed(error, parsed.display) from error.__cause__
         pool = Pool(lambda: _reconnect(place, connect), connections)
         pool.add(first)
-        if eager:
-            pool.fill()
-        return cls(parsed, place, version, pool, timeout_s=timeout_s, backoff_s=backoff_s)
+        retries = Retries(patience_s=patience, backoff_s=backoff_s)
+        return cls(parsed, place, version, pool, retries, timeout_s=timeout_s)
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         length = len(buffer)
@@ -149,7 +145,7 @@ class HttpBlocks:
 
     def _fetch_part(self, offset: int, view: memoryview) -> int:
         try:
-            return _retried(lambda attempt: self._ask(offset, view, fresh=attempt > 0), self._backoff_s)
+            return self._retries.run(lambda fresh: self._ask(offset, view, fresh=fresh))
         except MntapiError as error:
             error = placed(error, self.path, offset)
             if error.reason == "changed":
@@ -179,21 +175,6 @@ class HttpBlocks:
     def close(self) -> None:
         self._pool.close()
         self._cache.clear()
-
-
-def _retried(ask: Callable[[int], _R], backoff_s: float) -> _R:
-    """``ask(attempt)``, again while the fault is one that may pass. Raises what the last attempt raised."""
-    end = time.monotonic() + PATIENCE_S
-    attempt = 0
-    while True:
-        pause_s = backoff_s * 2 ** (attempt - 1) if attempt else 0.0
-        try:
-            return ask(attempt)
-        except (ConnectionLost, ServerBusy):
-            attempt += 1
-            if attempt == ATTEMPTS or time.monotonic() + pause_s > end:
-                raise
-        time.sleep(pause_s)
 
 
 def _open_first(url: Url, connect: Connector, timeout_s: float) -> tuple[Url, Version, HttpConnection]:

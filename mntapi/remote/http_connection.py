@@ -10,8 +10,9 @@ import io
 from collections.abc import Mapping
 
 from mntapi.errors import Corrupt
+from mntapi.remote.dial import CONNECT_TIMEOUT_S, ConnectionLost, Connector
 from mntapi.remote.urls import DEFAULT_PORTS, Url
-from mntapi.remote.wire import CONNECT_TIMEOUT_S, ConnectionLost, Connector, Wire, tls_context
+from mntapi.remote.wire import Wire, tls_context
 from mntapi.units import KIB
 
 MAX_HEAD = 64 * KIB

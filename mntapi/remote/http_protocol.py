@@ -12,6 +12,7 @@ from http.client import HTTPMessage
 from urllib.parse import unquote
 
 from mntapi.errors import Corrupt, Denied, MntapiError, NotFound, ReadFailed, Unsupported
+from mntapi.remote.dial import ConnectionLost
 from mntapi.remote.urls import Url
 
 PARTIAL, OK = 206, 200
@@ -23,7 +24,7 @@ _EMPTY = re.compile(r"bytes \*/0", re.IGNORECASE)
 _MAX_SIZE = (1 << 63) - 1
 
 
-class ServerBusy(ReadFailed):
+class ServerBusy(ConnectionLost):
     """A status that may be gone the next time."""
 
 

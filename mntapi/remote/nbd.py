@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import functools
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from mntapi.blocks import check_range, merged, whole
 from mntapi.errors import Corrupt, Invalid, MntapiError, ReadFailed
 from mntapi.remote import nbd_protocol as nbd
+from mntapi.remote.dial import CONNECT_TIMEOUT_S, Connector, dial
 from mntapi.remote.nbd_connection import NbdConnection
 from mntapi.remote.nbd_handshake import negotiate
 from mntapi.remote.pool import Pool
-from mntapi.remote.urls import Endpoint, Url
-from mntapi.remote.wire import CONNECT_TIMEOUT_S, ConnectionLost, Connector, Wire, dial, lost_again, placed, tls_context
+from mntapi.remote.retry import Retries, patience_s
+from mntapi.remote.urls import Url
+from mntapi.remote.wire import Wire, lost_again, placed, tls_context
 from mntapi.types import Extent, ExtentKind
 from mntapi.units import KIB, align_down, align_up
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0
 """For one request of at most ``nbd_protocol.MAX_READ`` bytes."""
 CONNECTIONS = 4
+BACKOFF_S = 0.25
 _MAX_HANDSHAKE = 4096 * KIB
 """Bytes of a handshake; the limits of its parts are tighter."""
 
@@ -31,16 +32,16 @@ _R = TypeVar("_R")
 class NbdBlocks:
     """An export. Thread-safe: each request takes one of a few connections, which is as many as run at the same time.
 
-    A connection that breaks is replaced once per request, after ``backoff_s``; a request that fails then is ReadFailed, and the
-    next read tries again. In a process that may not connect, ``connect`` raises, and what remains of the connections is used.
+    A connection that breaks is replaced. While the server is away a read waits for it as ``retry.Retries`` says, and is
+    ReadFailed then; the next read tries again.
     """
 
     sector_size = 512
 
-    def __init__(self, url: Url, export: nbd.Export, pool: Pool[NbdConnection], *, backoff_s: float) -> None:
+    def __init__(self, url: Url, export: nbd.Export, pool: Pool[NbdConnection], retries: Retries) -> None:
         self._export = export
         self._pool = pool
-        self._backoff_s = backoff_s
+        self._retries = retries
         self.path = url.display
         self.size = export.size
 
@@ -51,17 +52,18 @@ class NbdBlocks:
         *,
         connect: Connector = dial,
         connections: int = CONNECTIONS,
-        eager: bool = False,
         timeout_s: float = TIMEOUT_S,
-        backoff_s: float = 0.5,
+        backoff_s: float = BACKOFF_S,
+        patience: float | None = None,
     ) -> NbdBlocks:
         """Open the export that an ``nbd``, ``nbds``, ``nbd+unix`` or ``nbds+unix`` URL names.
 
         Args:
             connect: gives connected sockets. The handshake is done here, so it may be another process that connects.
             connections: at most so many, and one only where the server does not allow for several.
-            eager: make them all now, for a process that soon cannot.
-            timeout_s: for a request; what takes longer is ReadFailed.
+            timeout_s: for a request; what takes longer is asked again.
+            backoff_s: before the third attempt; doubled before each one after.
+            patience: seconds for which a read is tried again; ``retry.patience_s()`` if None.
 
         Raises:
             NotFound: no such host, socket file or export.
@@ -76,6 +78,7 @@ class NbdBlocks:
             raise Invalid("is no NBD URL", path=parsed.display)
         if parsed.is_encrypted:
             tls_context()
+        retries = Retries(patience_s=patience_s() if patience is None else patience, backoff_s=backoff_s)
         open_one = functools.partial(_connect, parsed, connect, timeout_s)
         try:
             first = open_one()
@@ -84,34 +87,7 @@ class NbdBlocks:
         export = first.export
         pool = Pool(lambda: _reconnect(open_one, export), connections if export.can_multi_conn else 1)
         pool.add(first)
-        if eager:
-            pool.fill()
-        return cls(parsed, export, pool, backoff_s=backoff_s)
-
-    @classmethod
-    def from_sockets(cls, url: str, sockets: Sequence[socket.socket], *, timeout_s: float = TIMEOUT_S) -> NbdBlocks:
-        """Open over connected sockets that somebody else made (to ``Url.parse(url).endpoint``), and make no other.
-
-        All of them belong to the result, also if this raises. None has said anything yet: the handshake is done here, with
-        encryption if the URL wants it. What a process may not do that receives sockets like this is to replace them: each that
-        the server drops is gone, the reads go on over the others, and with the last one every read is ReadFailed.
-
-        Raises: as ``open``.
-        """
-        supply = list(sockets)
-        try:
-            return cls.open(
-                url,
-                connect=functools.partial(_next_of, supply),
-                connections=len(sockets),
-                eager=True,
-                timeout_s=timeout_s,
-                backoff_s=0.0,
-            )
-        finally:
-            for sock in supply:  # not wanted: the server allows for one connection only, or opening failed
-                sock.close()
-            supply.clear()
+        return cls(parsed, export, pool, retries)
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         check_range(self.size, offset, len(buffer))
@@ -184,15 +160,14 @@ class NbdBlocks:
         return align_down(start, minimum), align_up(end, minimum)
 
     def _ask(self, offset: int, question: Callable[[NbdConnection], _R]) -> _R:
-        """Put the question to a free connection, and a second time to a new one if the first is lost."""
-        try:
-            try:
-                with self._pool.borrow() as connection:
-                    return question(connection)
-            except ConnectionLost:
-                time.sleep(self._backoff_s)
-            with self._pool.borrow(fresh=True) as connection:
+        """Put the question to a free connection, and to new ones if that is lost."""
+
+        def ask(fresh: bool) -> _R:
+            with self._pool.borrow(fresh=fresh) as connection:
                 return question(connection)
+
+        try:
+            return self._retries.run(ask)
         except MntapiError as error:
             raise placed(error, self.path, offset) from error.__cause__
 
@@ -228,13 +203,3 @@ def _reconnect(open_one: Callable[[], NbdConnection], export: nbd.Export) -> Nbd
 def _is_same(one: nbd.Export, other: nbd.Export) -> bool:
     """Whether requests made for one export can be put to the other; the number of a context is each connection's own."""
     return (one.size, one.sizes, one.context_id is None) == (other.size, other.sizes, other.context_id is None)
-
-
-def _next_of(supply: list[socket.socket], endpoint: Endpoint) -> socket.socket:
-    if not supply:
-        raise ConnectionLost(
-            "all connections are lost, and this process may not make new ones",
-            hint="mount it again; a server that hangs up on idle clients may have a setting for that",
-            reason="unreachable",
-        )
-    return supply.pop(0)

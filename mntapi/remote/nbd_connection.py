@@ -9,9 +9,10 @@ import contextlib
 from collections.abc import Iterator
 
 from mntapi.blocks.zero import fill
-from mntapi.errors import Corrupt
+from mntapi.errors import Corrupt, ReadFailed
 from mntapi.remote import nbd_protocol as nbd
-from mntapi.remote.wire import ConnectionLost, Wire
+from mntapi.remote.dial import ConnectionLost
+from mntapi.remote.wire import Wire
 from mntapi.units import KIB
 
 _OVERHEAD = 64 * KIB
@@ -25,7 +26,7 @@ class NbdConnection:
         self._wire = wire
         self._timeout_s = timeout_s
         self._cookie = 0
-        self._failure: nbd.ServerError | None = None
+        self._failure: ReadFailed | None = None
         self.export = export
         self.usable = True
 
@@ -34,7 +35,7 @@ class NbdConnection:
 
         Raises:
             ServerError: the server says so; the connection is still good.
-            Corrupt: the reply makes no sense. ConnectionLost: there was none.
+            Corrupt: the reply makes no sense. ConnectionLost: there was none, or the server is shutting down.
         """
         chunks = _max_chunks(len(view))
         self._begin(nbd.CMD_READ, offset, len(view), limit=len(view) + chunks * (nbd.CHUNK.size + nbd.HOLE.size))
@@ -81,7 +82,7 @@ class NbdConnection:
         failure = self._failure
         if failure is not None and failure.offset is not None and not offset <= failure.offset < offset + length:
             raise Corrupt("an error is told of bytes that were not asked for", offset=offset, found=failure.offset)
-        self.usable = True
+        self.usable = not isinstance(failure, ConnectionLost)
         if failure is not None:
             raise failure
 

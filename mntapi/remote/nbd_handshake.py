@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from mntapi.errors import Busy, Corrupt, Denied, MntapiError, NotFound, ReadFailed, Unsupported
 from mntapi.remote import nbd_protocol as nbd
-from mntapi.remote.wire import ConnectionLost, Wire
+from mntapi.remote.dial import ConnectionLost
+from mntapi.remote.wire import Wire
 
 MAX_REPLIES = 64
 """Replies to one option before the last one; three are usual."""

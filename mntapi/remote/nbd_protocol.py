@@ -8,12 +8,14 @@ constraints", "Values"; the section is named at each structure.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mntapi.errors import Corrupt, ReadFailed, Unsupported
+from mntapi.remote.dial import ConnectionLost
 from mntapi.units import KIB, MIB, align_down
 
 GREETING = struct.Struct(">8s8sH")
@@ -245,7 +247,7 @@ def _check_cookie(answered: int, cookie: int) -> None:
         raise Corrupt("a reply is to no request of ours", expected=f"cookie {cookie:#x}", found=f"{answered:#x}")
 
 
-def parse_failure(kind: int, payload: bytes) -> ServerError:
+def parse_failure(kind: int, payload: bytes) -> ReadFailed:
     """What an error chunk says, as an error to raise. Raises Corrupt if it contradicts itself."""
     if len(payload) < _FAILURE.size:
         raise Corrupt("an error reply is too short", expected=f"at least {_FAILURE.size} bytes", found=len(payload))
@@ -258,8 +260,10 @@ def parse_failure(kind: int, payload: bytes) -> ServerError:
     return failure(number, rest[:length], offset)
 
 
-def failure(number: int, message: bytes = b"", offset: int | None = None) -> ServerError:
-    """The server's error ``number`` ("Error values": those of Linux) with what it says about it."""
+def failure(number: int, message: bytes = b"", offset: int | None = None) -> ReadFailed:
+    """ServerError ``number`` ("Error values": those of Linux) with what the server says about it; ConnectionLost if it ends."""
+    if number == errno.ESHUTDOWN:
+        return ConnectionLost("the server is shutting down", offset=offset, reason="dropped")
     said = printable(message)
     text = os.strerror(number) if 0 < number < 134 else f"error {number}"
     return ServerError(f"the server answered: {text}" + (f": {said}" if said else ""), offset=offset)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from mntapi.errors import Denied
-from mntapi.remote.http import HttpBlocks
-from mntapi.remote.nbd import NbdBlocks
+from mntapi.remote.dial import Connector, dial
 from mntapi.remote.urls import Url, is_url, neighbour
-from mntapi.remote.wire import Connector, dial
 from mntapi.types import FileBlocks, Opener
 
 
-def open_remote(url: str, *, connect: Connector = dial, eager: bool = False) -> FileBlocks:
+def open_remote(url: str, *, connect: Connector = dial) -> FileBlocks:
     """Open what a URL names: ``nbd``, ``nbds``, ``nbd+unix``, ``nbds+unix``, ``http`` or ``https``.
 
     Args:
         connect: gives connected sockets; all that is said over them is said here.
-        eager: make all connections now, for a process that soon cannot.
 
     Raises: as ``NbdBlocks.open`` and ``HttpBlocks.open``. No message and no ``path`` holds a password or a query.
     """
     if Url.parse(url).is_nbd:
-        return NbdBlocks.open(url, connect=connect, eager=eager)
-    return HttpBlocks.open(url, connect=connect, eager=eager)
+        from mntapi.remote.nbd import NbdBlocks  # TLS and HTTP take time to import, which who has only paths does not pay
+
+        return NbdBlocks.open(url, connect=connect)
+    from mntapi.remote.http import HttpBlocks
+
+    return HttpBlocks.open(url, connect=connect)
 
 
 class RemoteOpener:
@@ -31,11 +32,10 @@ class RemoteOpener:
     ``allow_outside``: a descriptor that arrives from elsewhere must not make a proxy call hosts.
     """
 
-    def __init__(self, local: Opener, *, allow_outside: bool = False, connect: Connector = dial, eager: bool = False) -> None:
+    def __init__(self, local: Opener, *, allow_outside: bool = False, connect: Connector = dial) -> None:
         self._local = local
         self._allow_outside = allow_outside
         self._connect = connect
-        self._eager = eager
         self._secrets: dict[str, str] = {}
         """URLs as given, by what ``path`` shows of them."""
 
@@ -55,4 +55,4 @@ class RemoteOpener:
                 reason="outside",
             )
         self._secrets[Url.parse(url).display] = url
-        return open_remote(url, connect=self._connect, eager=self._eager)
+        return open_remote(url, connect=self._connect)

@@ -63,22 +63,6 @@ class Pool(Generic[T]):
             self._count_made()
         self._give_back(connection)
 
-    def fill(self) -> None:
-        """Make all connections now, as many as can be made."""
-        while self._reserve():
-            try:
-                connection = self._make()
-            except MntapiError:
-                return  # the limit is now what there is
-            self._give_back(connection)
-
-    def _reserve(self) -> bool:
-        with self._state:
-            if self._closed or self._open >= self._limit:
-                return False
-            self._open += 1
-            return True
-
     def _take(self, fresh: bool) -> T:
         try:
             return self._next(fresh) or self._make()

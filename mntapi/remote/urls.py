@@ -173,6 +173,20 @@ def redacted(text: str) -> str:
     return re.sub(r"\?.*", "?***", re.sub(r"(?<=://).*@", "", text, flags=re.DOTALL), flags=re.DOTALL)
 
 
+def absolute(text: str) -> str:
+    """The URL for a process in another folder: the path of a Unix socket made absolute.
+
+    Raises: as ``Url.parse``.
+    """
+    url = Url.parse(text)
+    path = url.endpoint.socket
+    if path is None or path.startswith("/"):
+        return url.text
+    parameters = {**url.parameters, "socket": posixpath.abspath(path)}
+    query = "&".join(f"{name}={quote(value, safe='/', errors='surrogateescape')}" for name, value in parameters.items())
+    return replace(url, query=query).text
+
+
 def neighbour(url: str, name: str, *, allow_outside: bool = False) -> str:
     """The URL of the file that the disk at ``url`` calls ``name``: an extent, a parent.
 

@@ -1,7 +1,7 @@
-"""A connected socket with a deadline over each exchange, and how connections are made.
+"""A connected socket with a deadline over each exchange.
 
-Only ``dial`` and ``tls_context`` ask the system for anything new. All else sends and receives on a socket that exists, so that
-it also works in a process that may no longer connect or open files.
+Only ``tls_context`` asks the system for anything new. All else sends and receives on a socket that exists, so that it also
+works in a process that may no longer connect or open files.
 """
 
 from __future__ import annotations
@@ -12,80 +12,12 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
 
-from mntapi.errors import Corrupt, Denied, MntapiError, NotFound, ReadFailed
-from mntapi.remote.urls import Endpoint
+from mntapi.errors import Corrupt, Denied, MntapiError, ReadFailed
+from mntapi.remote.dial import ConnectionLost, described
 
-CONNECT_TIMEOUT_S = 15.0
-"""For connecting, and for the handshake of a protocol after it."""
 _BUFFER = 8192
 """Bytes asked of the system when less is needed: a header and a small payload arrive in one call."""
-
-
-class ConnectionLost(ReadFailed):
-    """The server is away, hung up, or said nothing in time. Reads change nothing, so asking again is safe."""
-
-
-Connector = Callable[[Endpoint], socket.socket]
-"""Gives a connected stream socket, which then belongs to the receiver. ``dial`` is one; a process that may not connect
-gets one that asks another process. Raises MntapiError."""
-
-
-def dial(endpoint: Endpoint) -> socket.socket:
-    """Connect.
-
-    Raises:
-        NotFound: there is no such host or socket file.
-        Denied: the system does not permit it.
-        ConnectionLost: nobody answers there (reason ``unreachable``).
-    """
-    try:
-        if endpoint.socket is None:
-            return _dial_tcp(endpoint)
-        return _dial_unix(endpoint.socket)
-    except socket.gaierror as error:
-        if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
-            raise NotFound(f"there is no host {endpoint.host!r}") from error
-        raise ConnectionLost(
-            f"the host {endpoint.host!r} cannot be looked up: {error.strerror}", reason="unreachable"
-        ) from error
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no socket {endpoint.socket!r}") from error
-    except PermissionError as error:
-        raise Denied("connecting is not permitted here", hint="neither by a firewall, nor once a worker is confined") from error
-    except OSError as error:
-        raise ConnectionLost(f"cannot be reached: {_reason(error)}", reason="unreachable") from error
-
-
-def _dial_tcp(endpoint: Endpoint) -> socket.socket:
-    sock = socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT_S)
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _dial_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(CONNECT_TIMEOUT_S)
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ssl.SSLError):
-        return error.reason or str(error)
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 
 @functools.cache
@@ -103,6 +35,12 @@ def tls_context() -> ssl.SSLContext:
             if re.fullmatch(r"[0-9a-f]{8}\.\d+", name):  # what OpenSSL itself would look for
                 context.load_verify_locations(os.path.join(paths.capath, name))
     return context
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or str(error)
+    return described(error) if isinstance(error, OSError) else str(error)
 
 
 class Wire:
@@ -129,7 +67,7 @@ class Wire:
 
         Raises:
             Denied: the certificate is not to be trusted, or not of ``hostname`` (reason ``tls``).
-        ReadFailed: it is not TLS, or no kind of it that is still safe (reason ``tls``). ConnectionLost: no answer.
+            ReadFailed: it is not TLS, or no kind of it that is still safe (reason ``tls``). ConnectionLost: no answer.
             Corrupt: the server sent something between its consent and the encryption; an attacker may have.
         """
         if self._pending:

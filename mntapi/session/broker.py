@@ -1,16 +1,21 @@
 """How a worker without any right to open files gets the files of a chain: it asks the process that started it.
 
 The policy about which file may name which other (``images.opener``) is applied by the asked side, before a byte is read.
+Connections it gets from another process (``dialer.py``), which stays when that one has ended.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
+from queue import SimpleQueue
 
 from mntapi.blocks import HostFile
-from mntapi.errors import Corrupt, Denied, MntapiError
+from mntapi.errors import Corrupt, Denied, MntapiError, ReadFailed
 from mntapi.images.opener import DirectOpener
-from mntapi.session.channel import Channel, Message, pack_error, unpack_error
+from mntapi.remote import Endpoint
+from mntapi.remote.dial import ConnectionLost
+from mntapi.session.channel import Channel, ChannelClosed, Message, pack_error, unpack_error
 
 
 class BrokeredOpener:
@@ -28,6 +33,34 @@ class BrokeredOpener:
         if len(fds) != 1:
             raise Corrupt("a file was promised and did not come", path=name)
         return HostFile.adopt(fds[0], str(message["path"]))
+
+
+class DialedConnector:
+    """The worker's side: a ``Connector`` that connects nothing itself. Thread-safe."""
+
+    def __init__(self, lines: Iterable[int]) -> None:
+        self._free: SimpleQueue[Channel] = SimpleQueue()
+        for fd in lines:
+            self._free.put(Channel(socket.socket(fileno=fd)))
+
+    def __call__(self, endpoint: Endpoint) -> socket.socket:
+        """See ``mntapi.remote.dial.dial``."""
+        line = self._free.get()
+        try:
+            line.send({"op": "connect", "endpoint": endpoint})
+            message, fds = line.receive()
+        except ChannelClosed as error:
+            raise ConnectionLost(
+                "the process that makes connections is gone", hint="unmount it, and mount it again", reason="unreachable"
+            ) from error
+        finally:
+            self._free.put(line)
+        if len(fds) == 1:
+            return socket.socket(fileno=fds[0])
+        refusal = unpack_error(message)
+        if type(refusal) is ReadFailed:
+            raise ConnectionLost(refusal.what, hint=refusal.hint, reason=refusal.reason)
+        raise refusal
 
 
 class Broker:

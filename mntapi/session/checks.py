@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mntapi.blocks import read_clipped
-from mntapi.errors import Denied, MntapiError, NotFound
 from mntapi.images import ova
 from mntapi.images.checking import Fault, check_disk
 from mntapi.images.formats import HEAD, detect
-from mntapi.images.opener import DirectOpener
-from mntapi.machines import MachineDisk, is_machine, read_machine
+from mntapi.machines import is_machine
 from mntapi.remote import is_url
+from mntapi.session.sets import archive_disks, find_disk, machine_disks, opener_for
 from mntapi.types import DiskSpec, FileBlocks, Opener, OpenOptions
 
 
@@ -50,19 +49,10 @@ def check_set(
         MntapiError: a machine file or the directory of an OVA makes no sense.
     """
     options = options or OpenOptions()
-    opener = opener or _opener(specs, options)
+    opener = opener or opener_for(specs, options)
     for spec in specs:
         for disk, files in _disks(spec, opener):
             yield DiskCheck(disk.path, check_disk(disk, files, options, data=data, progress=progress))
-
-
-def _opener(specs: Sequence[DiskSpec], options: OpenOptions) -> Opener:
-    files = DirectOpener(options)
-    if not any(is_url(spec.path) for spec in specs):
-        return files
-    from mntapi.remote.opener import RemoteOpener  # TLS and HTTP take time to import
-
-    return RemoteOpener(files, allow_outside=options.allow_outside)
 
 
 def _disks(spec: DiskSpec, opener: Opener) -> Iterator[tuple[DiskSpec, Opener]]:
@@ -73,40 +63,17 @@ def _disks(spec: DiskSpec, opener: Opener) -> Iterator[tuple[DiskSpec, Opener]]:
     file = opener.open(spec.path)
     try:
         if spec.format is None and is_machine(read_clipped(file, 0, HEAD), file.path):
-            for disk in _machine_disks(spec, file, opener):
-                yield _found(disk, file, opener), opener
+            for disk in machine_disks(spec, file, opener):
+                _, path = find_disk(disk, file, opener)
+                yield DiskSpec(path, format=disk.format), opener
         elif detect(file).name == ova.FORMAT:
             archive = ova.read_archive(file)
-            for name in archive.disks:
+            for name in archive_disks(archive):
                 yield DiskSpec(f"{file.path}:{name}"), _Members(archive)
         else:
             yield spec, opener
     finally:
         file.close()
-
-
-def _machine_disks(spec: DiskSpec, file: FileBlocks, opener: Opener) -> Sequence[MachineDisk]:
-    machine = read_machine(file, opener)
-    if spec.snapshot is None:
-        return machine.disks
-    for snapshot in machine.snapshots:
-        if spec.snapshot in (snapshot.name, str(snapshot.uid)):
-            return snapshot.disks
-    raise NotFound(f"has no snapshot {spec.snapshot!a}", path=file.path)
-
-
-def _found(disk: MachineDisk, machine: FileBlocks, opener: Opener) -> DiskSpec:
-    """The disk under the first of its names that is there."""
-    first: MntapiError | None = None
-    for name in disk.names:
-        try:
-            file = opener.open(name, relative_to=machine.path)
-        except (NotFound, Denied) as error:
-            first = first or error
-            continue
-        file.close()
-        return DiskSpec(file.path, format=disk.format)
-    raise first or NotFound(f"does not say where disk {disk.controller} is", path=machine.path)
 
 
 class _Members:

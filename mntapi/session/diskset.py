@@ -13,9 +13,8 @@ from mntapi.blocks import Slice, read_clipped
 from mntapi.errors import Invalid, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.probe import probe
 from mntapi.filesystems.readers import READERS, open_filesystem
-from mntapi.images.opener import DirectOpener
-from mntapi.remote import is_url
-from mntapi.session.sets import open_spec
+from mntapi.guests.types import Guest
+from mntapi.session.sets import open_spec, opener_for
 from mntapi.types import Capacity, DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
 from mntapi.volumes.scan import Found, find_volumes
 
@@ -44,7 +43,21 @@ class DiskSet:
         self._resources = resources
         self._lock = threading.RLock()
         self._contents: dict[str, Content] = {}
+        for volume in (*self.containers, *self.volumes):
+            resources.callback(volume.blocks.close)  # those that were decrypted have a key to overwrite
         self._filesystems: dict[str, FileSystem | MntapiError] = {}
+        self._guests: tuple[Guest, ...] | None = None
+
+    @property
+    def guests(self) -> tuple[Guest, ...]:
+        """The systems installed on the volumes, looked for when first asked for. Never raises for what is on disk: trouble is
+        among ``Guest.reasons``."""
+        with self._lock:
+            if self._guests is None:
+                from mntapi.session.guests import guests_on  # what only reads a disk need not know how guests are told
+
+                self._guests = guests_on(self.volumes, lambda volume: self.content(volume).signature, self.filesystem)
+            return self._guests
 
     def volume(self, key: str) -> Volume:
         """The volume of that name (``disk0p1``) or id. Raises NotFound with the names there are."""
@@ -126,7 +139,7 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
         raise Invalid("no disk was named")
     options = options or OpenOptions()
     specs = [path if isinstance(path, DiskSpec) else DiskSpec(path) for path in paths]
-    opener = opener or _opener(specs, options)
+    opener = opener or opener_for(specs, options)
     with ExitStack() as undo:
         disks = []
         for spec in specs:
@@ -135,16 +148,6 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
                 disks.append(_with_sector_size(image, spec.sector_size))
         found = find_volumes(disks, keys=options.keys)
         return DiskSet(disks, found, undo.pop_all())
-
-
-def _opener(specs: Sequence[DiskSpec], options: OpenOptions) -> Opener:
-    files = DirectOpener(options)
-    named = [*(spec.path for spec in specs), options.parent or ""]
-    if not options.allow_outside and not any(map(is_url, named)):
-        return files
-    from mntapi.remote.opener import RemoteOpener  # sockets take time to import
-
-    return RemoteOpener(files, allow_outside=options.allow_outside)
 
 
 def _with_sector_size(image: Image, sector_size: int | None) -> Image:
@@ -165,6 +168,8 @@ def _content(volume: Volume) -> Content:
         return Content(None, VolumeState.UNKNOWN, _first_bytes(volume))
     if signature.usage is Usage.CRYPTO:
         return Content(signature, VolumeState.ENCRYPTED, f"{signature.kind}: needs a key")
+    if signature.usage is Usage.RAID and volume.details:  # its manager knows it, and there is no volume of which it is a part
+        return Content(signature, VolumeState.OK, volume.reason or f"{signature.kind}: no volume lies on it")
     if signature.usage in (Usage.RAID, Usage.OTHER):
         return Content(signature, VolumeState.UNSUPPORTED, f"{signature.kind} is not assembled by this version")
     if signature.usage is Usage.FILESYSTEM and signature.kind not in READERS:

@@ -19,10 +19,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mntapi.errors import Busy, Corrupt, Denied, NotFound
+from mntapi.blocks.file import translate
+from mntapi.errors import Busy, Corrupt, Denied, MntapiError, NotFound
 
 RUN_DIR_VARIABLE = "MNTAPI_RUN_DIR"
 _RECORD = "mount.json"
+_MAX_RECORD = 4 << 20
+"""Bytes of a record: a thousand disks of the longest paths there are."""
 _LOCK = "lock"
 
 
@@ -54,6 +57,8 @@ class Record:
     volume: str | None
     created: str
     worker: ProcessId | None = None
+    dialer: ProcessId | None = None
+    """Makes the worker's connections, where there are disks on servers."""
     steps: list[tuple[str, str]] = field(default_factory=list)
     overlays: list[str] = field(default_factory=list)
     """Files that keep what is written to the disks, one a disk; none where nothing is, or only in memory."""
@@ -176,9 +181,11 @@ def claim(identifier: str) -> Iterator[Entry]:
 
 def _lock(folder: Path, *, flags: int = os.O_RDWR | os.O_CREAT) -> int:
     try:
-        fd = os.open(folder / _LOCK, flags | os.O_CLOEXEC, 0o600)
+        fd = os.open(folder / _LOCK, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
     except FileNotFoundError as error:
         raise NotFound("this mount is gone", path=str(folder)) from error
+    except OSError as error:
+        raise translate(error, str(folder / _LOCK)) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -190,14 +197,47 @@ def _lock(folder: Path, *, flags: int = os.O_RDWR | os.O_CREAT) -> int:
 def load(folder: Path) -> Record:
     """The record in a folder. Raises NotFound if there is none, Corrupt if it cannot be understood."""
     try:
-        fields = json.loads((folder / _RECORD).read_text())
-        worker = fields.pop("worker")
+        fields = json.loads(_read(folder / _RECORD))
+        worker, dialer = fields.pop("worker"), fields.pop("dialer", None)
         steps = [(str(kind), str(target)) for kind, target in fields.pop("steps")]
-        return Record(**fields, worker=ProcessId(**worker) if worker else None, steps=steps)
+        record = Record(**fields, worker=_process(worker), dialer=_process(dialer), steps=steps)
     except FileNotFoundError as error:
         raise NotFound("has no record", path=str(folder)) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         raise Corrupt("is no record of a mount", path=str(folder / _RECORD)) from error
+    if not _is_sound(record):
+        raise Corrupt("is no record of a mount", path=str(folder / _RECORD))
+    return record
+
+
+def _process(fields: dict[str, int] | None) -> ProcessId | None:
+    return ProcessId(**fields) if fields else None
+
+
+def _read(path: Path) -> bytes:
+    """A plain file of reasonable size; anything else could keep the reader waiting, or fill its memory."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("no plain file")
+        content = file.read(_MAX_RECORD + 1)
+    if len(content) > _MAX_RECORD:
+        raise ValueError("too large")
+    return content
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether the fields are of the types they should have; JSON does not say."""
+    if not (isinstance(record.disks, list) and record.disks and isinstance(record.overlays, list)):
+        return False
+    texts = (record.id, record.mountpoint, record.layout, record.via, record.created, *record.disks, *record.overlays)
+    numbers = [number for one in (record.worker, record.dialer) if one for number in (one.pid, one.start_ticks)]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(number, int) for number in numbers)
+        and isinstance(record.volume, str | None)
+        and isinstance(record.ready, bool)
+    )
 
 
 def records() -> list[Record]:
@@ -227,10 +267,10 @@ def _folders() -> list[Path]:
 
 
 def remove_wreck(folder: Path) -> None:
-    """Remove a folder from ``wrecks``, unless a living process is about to write its record."""
+    """Remove a folder from ``wrecks``, unless it cannot be locked: a living process may be about to write its record."""
     try:
         lock_fd = _lock(folder)
-    except (Busy, NotFound):
+    except MntapiError:
         return
     try:
         if folder in wrecks():  # it may have got its record meanwhile

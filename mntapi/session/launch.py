@@ -15,11 +15,14 @@ from mntapi.kernel.spawn import spawn_detached
 from mntapi.session.broker import Broker
 from mntapi.session.channel import Channel, ChannelClosed, Message, unpack_error
 from mntapi.session.journal import ProcessId
+from mntapi.session.keybroker import MAX_REQUESTS, KeyBroker
 from mntapi.session.overlay import OriginalsOpener, OverlayFiles
 from mntapi.types import DiskSpec, OpenOptions
 
 _OPEN_TIMEOUT_S = 120.0
 """Longest silence of a worker that opens a set. It is far above what a slow share needs, and ends a wait that has no end."""
+_KEY_TIMEOUT_S = 600.0
+"""The same where it tries keys: for one volume that may take some minutes."""
 _MAX_FILES = 8192
 """Files a worker may ask for: 64 disks with 64 links each."""
 
@@ -45,6 +48,7 @@ class Worker:
         self._process = process
         self._channel = channel
         self._log = log
+        self._timeout_s = _OPEN_TIMEOUT_S
         self.id = ProcessId(process.pid, start_time(process.pid))
 
     @classmethod
@@ -60,37 +64,65 @@ class Worker:
         return cls(process, Channel(ours), log)
 
     def open(
-        self, specs: Sequence[DiskSpec], options: OpenOptions, backend: str, overlay: OverlayFiles | str | None = None
+        self,
+        specs: Sequence[DiskSpec],
+        options: OpenOptions,
+        backend: str,
+        overlay: OverlayFiles | str | None = None,
+        lines: Sequence[int] = (),
+        *,
+        guests: bool = False,
     ) -> list[FoundVolume]:
         """Have it open the disks; the files it asks for are opened here, by the rules of ``options``.
 
-        ``overlay``: where it puts what is written: files, ``MEMORY``, or None: nothing can be.
+        ``overlay``: where it puts what is written: files, ``MEMORY``, or None: nothing can be. ``lines``: descriptors to a
+        dialer, for disks on servers; borrowed. ``guests``: it will be asked to show them. The keys of ``options`` are
+        overwritten: they have then done their work.
 
         Raises:
             MntapiError: what opening raised there, or Failed if it died.
         """
         disks = [asdict(spec) for spec in specs]
         kind = "files" if isinstance(overlay, OverlayFiles) else overlay
-        self._send({"op": "open", "disks": disks, "options": _as_fields(options), "backend": backend, "overlay": kind})
+        order: Message = {"op": "open", "disks": disks, "options": _as_fields(options), "backend": backend, "overlay": kind}
+        order["guests"] = guests
+        self._timeout_s = _KEY_TIMEOUT_S if options.keys.has_any else _OPEN_TIMEOUT_S
+        try:
+            self._send({**order, "keys": options.keys.has_any, "passphrases": len(options.passphrases)}, lines)
+            return self._answer(specs, options, overlay)
+        finally:
+            options.keys.wipe()
+
+    def _answer(self, specs: Sequence[DiskSpec], options: OpenOptions, overlay: OverlayFiles | str | None) -> list[FoundVolume]:
+        """Give the worker what it asks for while it opens the set."""
         opener = OriginalsOpener(options)
-        broker = Broker(self._channel, opener, _named(specs, options))
-        for _ in range(_MAX_FILES):
-            message = self._receive("opened", "file", "overlay")
+        keys = KeyBroker(options)
+        broker = Broker(self._channel, opener, named(specs, options))
+        for _ in range(_MAX_FILES + MAX_REQUESTS):
+            message = self._receive("opened", "file", "overlay", "keys", "ask", "passphrases")
             if message["op"] == "opened":
                 return [_found(one) for one in message["volumes"]]
             if message["op"] == "file":
                 broker.answer(message)
+            elif message["op"] != "overlay":
+                keys.answer(self._channel, message)
             elif isinstance(overlay, OverlayFiles):
                 overlay.answer(self._channel, message, opener)
             else:
                 raise Corrupt("the worker wants a file to write, and nothing is to be written")
         raise Corrupt("the set wants too many files", expected=f"at most {_MAX_FILES}")
 
-    def serve(self, fuse_fd: int, *, layout: str, volume: str | None, backend: str) -> None:
-        """Hand it the mounted FUSE descriptor; returns when it has answered the kernel. Raises as ``open``."""
+    def serve(self, fuse_fd: int, *, layout: str | None, volume: str | None, backend: str) -> str:
+        """Hand it the mounted FUSE descriptor; returns when it has answered the kernel. Raises as ``open``.
+
+        The layout is returned: None leaves the choice to the worker.
+        """
         self._send({"op": "serve", "layout": layout, "volume": volume, "backend": backend}, [fuse_fd])
-        self._receive("ready")
+        chosen = self._receive("ready").get("layout")
         self._channel.close()
+        if not isinstance(chosen, str):
+            raise Corrupt("the worker does not say what it serves")
+        return chosen
 
     def _send(self, message: Message, fds: Sequence[int] = ()) -> None:
         try:
@@ -100,7 +132,7 @@ class Worker:
 
     def _receive(self, *expected: str) -> Message:
         try:
-            message, _ = self._channel.receive(_OPEN_TIMEOUT_S)
+            message, _ = self._channel.receive(self._timeout_s)
         except ChannelClosed as error:
             raise self._died() from error
         if message.get("op") == "error":
@@ -127,12 +159,12 @@ class Worker:
 
 def _as_fields(options: OpenOptions) -> Message:
     fields = {name: getattr(options, name) for name in OpenOptions.__slots__}
-    del fields["keys"]
+    del fields["keys"], fields["passphrases"]
     return fields
 
 
-def _named(specs: Sequence[DiskSpec], options: OpenOptions) -> Iterator[str]:
-    """The files that the user named, which the worker may have."""
+def named(specs: Sequence[DiskSpec], options: OpenOptions) -> Iterator[str]:
+    """The files and URLs that the user named, which the worker may have."""
     yield from (spec.path for spec in specs)
     if options.parent is not None:
         yield options.parent

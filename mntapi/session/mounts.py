@@ -10,9 +10,9 @@ two does no harm.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from mntapi.errors import Busy, Denied, Invalid, MntapiError, NotADirectory, Not
 from mntapi.kernel import fusemount, loop
 from mntapi.kernel import mount as kernel_mount
 from mntapi.kernel.mountinfo import canonical, mount_at
+from mntapi.remote import Url, absolute, is_url
 from mntapi.session import journal
+from mntapi.session.dialer import Dialer, servers
 from mntapi.session.journal import Entry, Record, source_of
-from mntapi.session.launch import FoundVolume, Worker
+from mntapi.session.launch import FoundVolume, Worker, named
 from mntapi.session.overlay import MEMORY, OverlayFiles
 from mntapi.session.teardown import prune, undo_after, uninterrupted
 from mntapi.types import DiskSpec, OpenOptions
@@ -32,16 +34,17 @@ from mntapi.types import DiskSpec, OpenOptions
 class MountRequest:
     """What to present, where and how.
 
-    ``worker`` is the program that serves (the entry point decides which). ``layout``: ``volumes`` (files) or ``blocks``
-    (disks and volumes as files). ``via``: ``user`` (read here, over FUSE) or ``kernel`` (its file systems, over loop devices).
-    ``overlay``: the file that keeps what is written (``session/overlay.py``), or ``memory``; None: everything is read-only.
+    ``worker`` is the program that serves (the entry point decides which). ``layout``: ``guest`` (files as the guest has them),
+    ``volumes`` (files, by volume) or ``blocks`` (disks and volumes as files); None: ``guest``, or ``volumes`` if there is none.
+    ``via``: ``user`` (read here, over FUSE) or ``kernel`` (its file systems, over loop devices). ``overlay``: the file that
+    keeps what is written (``session/overlay.py``), or ``memory``; None: everything is read-only.
     """
 
     specs: tuple[DiskSpec, ...]
     mountpoint: str
     worker: tuple[str, ...]
     options: OpenOptions = field(default_factory=OpenOptions)
-    layout: str = "volumes"
+    layout: str | None = None
     via: str = "user"
     volume: str | None = None
     allow_other: bool = False
@@ -68,9 +71,10 @@ def mount(request: MountRequest) -> Mounted:
     """
     _check_overlay(request)
     prune()
-    disks = [os.path.abspath(spec.path) for spec in request.specs]
+    request = _anywhere(request)
+    disks = [Url.parse(spec.path).display if is_url(spec.path) else os.path.abspath(spec.path) for spec in request.specs]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    record = Record("", "", disks, request.layout, request.via, request.volume, created)
+    record = Record("", "", disks, request.layout or "volumes", request.via, request.volume, created)
     overlay = OverlayFiles(request.overlay) if request.overlay not in (None, MEMORY) else request.overlay
     with ExitStack() as resources:
         with journal.exclusive():
@@ -86,10 +90,19 @@ def mount(request: MountRequest) -> Mounted:
             raise
 
 
+def _anywhere(request: MountRequest) -> MountRequest:
+    """The request with URLs that mean the same in processes that run elsewhere."""
+    specs = tuple(replace(spec, path=absolute(spec.path)) if is_url(spec.path) else spec for spec in request.specs)
+    parent = request.options.parent
+    if parent is not None and is_url(parent):
+        parent = absolute(parent)
+    return replace(request, specs=specs, options=replace(request.options, parent=parent))
+
+
 def _check_overlay(request: MountRequest) -> None:
     if request.overlay is None:
         return
-    if request.layout == "volumes" and request.via == "user":
+    if request.layout != "blocks" and request.via == "user":
         raise Invalid("files of the volumes cannot be written in user space", hint="add --layout blocks, or --via kernel")
     if request.backend != "kernel":
         raise Unsupported("only --fuse-backend kernel can write")
@@ -122,7 +135,9 @@ def _make(entry: Entry, request: MountRequest, overlay: OverlayFiles | str | Non
     try:
         record.worker = worker.id
         entry.save()
-        volumes = worker.open(request.specs, request.options, request.backend, overlay)
+        with _dialer(entry, request) as lines:
+            guests = request.layout in (None, "guest") and request.via == "user" and request.volume is None
+            volumes = worker.open(request.specs, request.options, request.backend, overlay, lines, guests=guests)
         record.overlays = overlay.paths if isinstance(overlay, OverlayFiles) else []
         entry.save()
         present = _present_by_kernel if request.via == "kernel" else _present_by_fuse
@@ -134,8 +149,26 @@ def _make(entry: Entry, request: MountRequest, overlay: OverlayFiles | str | Non
     return Mounted(record, worker, tuple(notes))
 
 
+@contextmanager
+def _dialer(entry: Entry, request: MountRequest) -> Iterator[list[int]]:
+    """Lines to a dialer that serves this set, none where no disk is on a server. It ends with whoever holds them."""
+    permitted = servers(named(request.specs, request.options), allow_outside=request.options.allow_outside)
+    if permitted is None:
+        yield []
+        return
+    dialer = Dialer.start(entry.folder / "dialer.log")
+    try:
+        entry.record.dialer = dialer.id
+        entry.save()
+        dialer.permit(permitted)
+        yield dialer.lines
+    finally:
+        dialer.close()
+
+
 def _present_by_fuse(entry: Entry, request: MountRequest, worker: Worker, volumes: Sequence[FoundVolume]) -> list[str]:
-    _mount_fuse(entry, request, worker, entry.record.mountpoint, layout=request.layout, allow_other=request.allow_other)
+    target = entry.record.mountpoint
+    entry.record.layout = _mount_fuse(entry, request, worker, target, layout=request.layout, allow_other=request.allow_other)
     if request.layout == "blocks" or request.volume:
         return []
     return [f"{one.name}: {one.reason}" for one in volumes if one.reason]
@@ -145,8 +178,8 @@ _OPEN_TO_OTHERS = "a kernel mount lets other users of this host in, by the guest
 
 
 def _present_by_kernel(entry: Entry, request: MountRequest, worker: Worker, volumes: Sequence[FoundVolume]) -> list[str]:
-    if request.layout != "volumes":
-        raise Unsupported("the kernel mounts volumes; block files need no kernel mount", hint="leave out --via kernel")
+    if request.layout not in (None, "volumes"):
+        raise Unsupported("the kernel mounts volumes, each in a folder of its own", hint="leave out --layout or --via kernel")
     blocks = entry.folder / "blocks"
     blocks.mkdir()
     _mount_fuse(entry, request, worker, str(blocks), layout="blocks", allow_other=False)
@@ -160,7 +193,10 @@ def _present_by_kernel(entry: Entry, request: MountRequest, worker: Worker, volu
     return _mount_volumes(entry, blocks, shown, writing=request.overlay is not None, mode=mode)
 
 
-def _mount_fuse(entry: Entry, request: MountRequest, worker: Worker, target: str, *, layout: str, allow_other: bool) -> None:
+def _mount_fuse(
+    entry: Entry, request: MountRequest, worker: Worker, target: str, *, layout: str | None, allow_other: bool
+) -> str:
+    """Mount it and have it served; the layout that the worker took where none is given."""
     entry.step("fuse", target)
     fd = fusemount.open_fuse_and_mount(
         target,
@@ -170,10 +206,11 @@ def _mount_fuse(entry: Entry, request: MountRequest, worker: Worker, target: str
         read_only=request.overlay is None,
     )
     try:
-        worker.serve(fd, layout=layout, volume=request.volume, backend=request.backend)
+        served = worker.serve(fd, layout=layout, volume=request.volume, backend=request.backend)
     finally:
         os.close(fd)
     fusemount.read_ahead(target)
+    return served
 
 
 def _mount_volumes(entry: Entry, blocks: Path, volumes: Sequence[FoundVolume], *, writing: bool, mode: int) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mntapi.blocks import read_clipped
 from mntapi.errors import Denied, MntapiError, NotFound, Unsupported
 from mntapi.images import ova
 from mntapi.images.formats import HEAD, Chain, open_image
+from mntapi.images.opener import DirectOpener
 from mntapi.machines import MachineDisk, Snapshot, is_machine, read_machine
 from mntapi.remote import is_url
 from mntapi.types import DiskSpec, FileBlocks, Image, Opener, OpenOptions
@@ -40,17 +41,29 @@ def _is_machine(spec: DiskSpec, opener: Opener) -> bool:
         file.close()
 
 
-def _open_machine(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Iterator[Image]:
-    file = opener.open(spec.path)
-    try:
-        machine = read_machine(file, opener)
-        disks = machine.disks if spec.snapshot is None else _snapshot(machine.snapshots, spec, file.path).disks
-        if not disks:
-            raise NotFound("names no disk that can be opened", path=file.path, hint="; ".join(machine.left_out) or None)
-        for disk in disks:
-            yield _open_first(disk, file, opener, options)
-    finally:
-        file.close()
+def opener_for(specs: Sequence[DiskSpec], options: OpenOptions) -> Opener:
+    """What opens the files of a set in this process: by path, and by URL where one can occur."""
+    files = DirectOpener(options)
+    named = [*(spec.path for spec in specs), options.parent or ""]
+    if not options.allow_outside and not any(map(is_url, named)):
+        return files
+    from mntapi.remote.opener import RemoteOpener  # sockets take time to import
+
+    return RemoteOpener(files, allow_outside=options.allow_outside)
+
+
+def machine_disks(spec: DiskSpec, file: FileBlocks, opener: Opener) -> tuple[MachineDisk, ...]:
+    """The disks of the machine file that the user named, now or at the snapshot that ``spec`` asks for.
+
+    Raises:
+        NotFound: there is no such snapshot, or no disk.
+        MntapiError: the file makes no sense.
+    """
+    machine = read_machine(file, opener)
+    disks = machine.disks if spec.snapshot is None else _snapshot(machine.snapshots, spec, file.path).disks
+    if not disks:
+        raise NotFound("names no disk that can be opened", path=file.path, hint="; ".join(machine.left_out) or None)
+    return disks
 
 
 def _snapshot(snapshots: tuple[Snapshot, ...], spec: DiskSpec, path: str) -> Snapshot:
@@ -61,17 +74,38 @@ def _snapshot(snapshots: tuple[Snapshot, ...], spec: DiskSpec, path: str) -> Sna
     raise NotFound(f"has no snapshot {spec.snapshot!a}", path=path, hint=f"snapshots: {known}" if known else "there are none")
 
 
-def _open_first(disk: MachineDisk, machine: FileBlocks, opener: Opener, options: OpenOptions) -> Image:
-    """The disk under the first of its names that is there: machines get copied, and keep the names of where they came from."""
+def find_disk(disk: MachineDisk, machine: FileBlocks, opener: Opener) -> tuple[str, str]:
+    """The first of a disk's names that is there, and its path: machines get copied, and keep the names of where they came from.
+
+    Raises:
+        NotFound, Denied: none of them can be opened; the first one's error.
+    """
     first: MntapiError | None = None
     for name in disk.names:
         try:
-            opener.open(name, relative_to=machine.path).close()
+            file = opener.open(name, relative_to=machine.path)
         except (NotFound, Denied) as error:
             first = first or error
             continue
-        return open_image(DiskSpec(name, format=disk.format), _Beside(opener, machine.path), options)
+        file.close()
+        return name, file.path
     raise first or NotFound(f"does not say where disk {disk.controller} is", path=machine.path)
+
+
+def archive_disks(archive: ova.Archive) -> list[str]:
+    """The names of the disks in an OVA, in the order its descriptor has them."""
+    described = read_machine(archive.file(archive.descriptor)).disks if archive.descriptor else ()
+    return [disk.path for disk in described] or list(archive.disks)
+
+
+def _open_machine(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Iterator[Image]:
+    file = opener.open(spec.path)
+    try:
+        for disk in machine_disks(spec, file, opener):
+            name, _ = find_disk(disk, file, opener)
+            yield open_image(DiskSpec(name, format=disk.format), _Beside(opener, file.path), options)
+    finally:
+        file.close()
 
 
 class _Beside:
@@ -89,9 +123,7 @@ def _open_archive(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Itera
     """The disks of an OVA, in the order its descriptor has them; each image owns a descriptor of the OVA of its own."""
     file = opener.open(spec.path)
     try:
-        archive = ova.read_archive(file)
-        described = read_machine(archive.file(archive.descriptor)).disks if archive.descriptor else ()
-        names = [disk.path for disk in described] or list(archive.disks)
+        names = archive_disks(ova.read_archive(file))
     finally:
         file.close()
     for name in names:

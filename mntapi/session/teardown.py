@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mntapi.errors import Busy, Failed, MntapiError, NotFound
+from mntapi.errors import Busy, Failed, MntapiError, NotFound, Unsupported
 from mntapi.kernel import fusemount, loop, process
 from mntapi.kernel import mount as kernel_mount
 from mntapi.kernel.mountinfo import Mount, canonical, mount_at, mounts
@@ -25,6 +25,7 @@ _WORKER_END_S = 5.0
 """Seconds a worker has to end after its mount is gone, before it is told to."""
 _WORKER_KILL_S = 1.0
 """Seconds a worker has to obey SIGTERM when a mount is taken away by force."""
+_DIALER_END_S = 1.0
 _SYNC_S = 30.0
 """Seconds that writing out may take before a mount is taken away by force."""
 _FLUSH_S = 900.0
@@ -43,7 +44,7 @@ def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
 
     Raises:
         NotFound: nothing of ours is mounted there.
-        Busy: it is in use; the error names by whom. What was not in use may be gone; calling again goes on.
+        Busy: it is in use; the error names by whom. All of it is still there, unless it came into use while it was taken away.
     """
     path = canonical(mountpoint)
     found = [record for record in journal.records() if mountpoint == record.id or path in _places(record)]
@@ -73,6 +74,9 @@ def undo(entry: Entry, *, force: bool) -> tuple[str, ...]:
     Returns what ``unmount`` does.
     """
     record = entry.record
+    _check_steps(record)
+    if not force:
+        _check_idle(record)
     held: list[str] = []
     if force and record.worker:
         for kind, target in reversed(record.steps if record.overlays else []):
@@ -87,8 +91,37 @@ def undo(entry: Entry, *, force: bool) -> tuple[str, ...]:
         end_s = _FLUSH_S if record.overlays else _WORKER_END_S
         process.wait_until_ended(record.worker.pid, record.worker.start_ticks, timeout_s=end_s)
         process.terminate(record.worker.pid, record.worker.start_ticks)
+    if record.dialer:  # it ends by itself when the worker has, but for one that is just connecting
+        process.wait_until_ended(record.dialer.pid, record.dialer.start_ticks, timeout_s=_DIALER_END_S)
+        process.terminate(record.dialer.pid, record.dialer.start_ticks)
     entry.remove()
     return tuple(held)
+
+
+def _check_steps(record: Record) -> None:
+    """Nothing is undone of what cannot be undone whole.
+
+    Raises:
+        Unsupported: a step is of a kind that is not known here: another version of mntapi made it.
+    """
+    for kind, target in _unknown_steps(record):
+        what = f"another version of mntapi made a step of the kind {kind!a} at {target!a}"
+        raise Unsupported(what, path=record.mountpoint, hint="take it away with that version", reason="unknown-step")
+
+
+def _check_idle(record: Record) -> None:
+    """Raise Busy if one of several volumes that the kernel mounted is in use, while all of them are still there.
+
+    One that comes into use from here on can still stop the undoing half way; calling again then goes on.
+    """
+    for kind, target in record.steps:
+        mounted = mount_at(target) if kind == "mount" else None
+        if mounted and _is_on_our_loop(mounted, record):
+            kernel_mount.check_idle(target)
+
+
+def _unknown_steps(record: Record) -> list[tuple[str, str]]:
+    return [(kind, target) for kind, target in record.steps if kind not in _UNDO]
 
 
 def _end_worker(worker: ProcessId, record: Record) -> None:
@@ -246,7 +279,8 @@ def prune() -> list[Record]:
     """Forget mounts that were ended from outside (umount(8), fusermount3): their worker is gone and nothing is mounted."""
     gone = []
     for status in statuses():
-        if status.state == "dead" and status.memory is None and not _ours(status.record):
+        is_gone = status.state == "dead" and status.memory is None and not _ours(status.record)
+        if is_gone and not _unknown_steps(status.record):
             gone.extend(_take_back(status.record))
     return gone
 

@@ -1,4 +1,5 @@
-"""One file system made of all volumes of a set: ``/disk0p1/etc/passwd``. What the command line and the mounted tree show.
+"""One file system made of all volumes of a set: ``/disk0p1/etc/passwd``. ``guest_tree`` has the one that a guest's users knew;
+``open_tree`` chooses.
 
 Volumes whose files cannot be read are folders that answer with the reason; nothing is left out.
 """
@@ -10,11 +11,25 @@ from dataclasses import replace
 
 from mntapi.errors import Corrupt, IsADirectory, MntapiError, NotADirectory, NotFound
 from mntapi.session.diskset import DiskSet
+from mntapi.session.guest_tree import GuestTree, assemble
 from mntapi.types import Blocks, Capacity, Entry, FileKind, FileSystem, Node, Usage, Volume
 
 _VOLUME_SHIFT = 48
 """Bits left to a file system's own inode numbers: NTFS, the widest of them, has 48."""
 _ROOT = 1
+
+
+def open_tree(disk_set: DiskSet) -> FileSystem:
+    """The tree that a user means by a path: the guests' own, or, where there is none, that of the volumes by name.
+
+    In the first, too, a volume is found under its name, unless the guest has a file of that name.
+    """
+    return assemble(disk_set, disk_set.guests) if disk_set.guests else VolumeTree(disk_set)
+
+
+def without_snapshots(tree: FileSystem) -> FileSystem:
+    """The tree for walking through all of it: snapshots beside the live tree are not listed, and found by name."""
+    return tree.without_snapshots() if isinstance(tree, GuestTree) else tree
 
 
 class VolumeTree:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
+import shutil
 import struct
 import subprocess
 import tarfile
 import uuid
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -24,10 +27,12 @@ from mntapi.blocks import Fault as Unreadable
 from mntapi.cli.check import command
 from mntapi.errors import Invalid, MntapiError, NotFound
 from mntapi.images import formats
-from mntapi.images.checking import check_disk, disk
+from mntapi.images.checking import Severity, check_disk, disk
 from mntapi.images.formats import Format
 from mntapi.images.opener import DirectOpener
-from mntapi.types import DiskSpec, FileBlocks
+from mntapi.session.checks import check_set
+from mntapi.session.sets import open_spec
+from mntapi.types import DiskSpec, FileBlocks, OpenOptions
 
 
 def chain(folder: Path) -> tuple[Path, Path, Path]:
@@ -258,6 +263,38 @@ def test_an_ova_with_two_disks(tmp_path: Path, capfdbinary: pytest.CaptureFixtur
     assert "cannot be inflated" in capfdbinary.readouterr().out.decode()
 
 
+OVF = """<?xml version="1.0"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+ xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData">
+<References><File ovf:href="one.vmdk" ovf:id="f1"/><File ovf:href="two.vmdk" ovf:id="f2"/></References>
+<DiskSection><Disk ovf:diskId="d1" ovf:fileRef="f1" ovf:capacity="1"/><Disk ovf:diskId="d2" ovf:fileRef="f2" ovf:capacity="1"/>
+</DiskSection><VirtualSystem ovf:id="web"><VirtualHardwareSection>
+<Item><rasd:InstanceID>1</rasd:InstanceID><rasd:ResourceType>6</rasd:ResourceType></Item>
+<Item><rasd:AddressOnParent>1</rasd:AddressOnParent><rasd:HostResource>ovf:/disk/d1</rasd:HostResource>
+<rasd:InstanceID>2</rasd:InstanceID><rasd:Parent>1</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>
+<Item><rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:HostResource>ovf:/disk/d2</rasd:HostResource>
+<rasd:InstanceID>3</rasd:InstanceID><rasd:Parent>1</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>
+</VirtualHardwareSection></VirtualSystem></Envelope>
+"""
+
+
+@needs_qemu
+def test_the_disks_of_an_ova_have_the_order_in_which_they_are_opened(tmp_path: Path) -> None:
+    """That of the controller's slots, whatever the order in the tar."""
+    (tmp_path / "web.ovf").write_text(OVF)
+    for number, name in enumerate(("one.vmdk", "two.vmdk"), 1):
+        qemu_img("create", "-q", "-f", "vmdk", tmp_path / name, f"{number}M")
+    path = tmp_path / "web.ova"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as out:
+        for name in ("web.ovf", "one.vmdk", "two.vmdk"):
+            out.add(tmp_path / name, arcname=name)
+    images = list(open_spec(DiskSpec(str(path)), DirectOpener(), OpenOptions()))
+    assert [image.blocks.size for image in images] == [2 * MIB, MIB]
+    assert [one.path for one in check_set([DiskSpec(str(path))])] == [image.path for image in images]
+    for image in images:
+        image.blocks.close()
+
+
 def test_a_machine_file(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     top, middle, base = chain(tmp_path)
     machine = tmp_path / "web.vmx"
@@ -285,10 +322,78 @@ def test_a_packed_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "disk.vhd.gz"
     write_sparse(tmp_path / "disk.vhd", 65536, {0: (set(range(128)), b"a" * 65536)}, unique_id=uuid.UUID(int=7))
     path.write_bytes(gzip.compress((tmp_path / "disk.vhd").read_bytes()))
-    note = f"{path}: note: the disk inside was opened, and its tables not checked: unpack it for that"
-    assert texts(path) == [note]
+    assert texts(path) == []
     path.write_bytes(path.read_bytes()[:-8] + bytes(8))
-    assert any(text != note for text in texts(path))
+    assert texts(path)
+
+
+PACKERS: list[Callable[[bytes], bytes]] = [gzip.compress, lzma.compress, lambda raw: gzip.compress(lzma.compress(raw))]
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_the_disk_inside_a_packed_file_is_checked(
+    pack: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What qemu-img check finds in the file that was packed is found in the packed one, and named as being inside."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plain = leaking(tmp_path / "disk.qcow2")
+    path = tmp_path / "disk.qcow2.packed"
+    path.write_bytes(pack(plain.read_bytes()))
+    [alone] = check(plain)
+    [inside] = check(path)
+    assert (inside.offset, inside.what, inside.severity) == (alone.offset, alone.what, Severity.LEAK)
+    assert inside.path.startswith(f"{path}:")
+
+
+def test_the_disk_in_a_split_file_is_checked_and_its_parent_too(tmp_path: Path) -> None:
+    base = leaking(tmp_path / "base.qcow2")
+    top = leaking(tmp_path / "top.qcow2", "-b", "base.qcow2", "-F", "qcow2")
+    raw = top.read_bytes()
+    half = -(-len(raw) // 2)
+    (tmp_path / "split.001").write_bytes(raw[:half])
+    (tmp_path / "split.002").write_bytes(raw[half:])
+    faults = list(check_disk(DiskSpec(str(tmp_path / "split.001"), format="split"), DirectOpener()))
+    assert [fault.severity for fault in faults] == [Severity.LEAK] * 2
+    assert faults[0].path.startswith(f"{tmp_path}/split.001:") and faults[1].path == str(base)
+
+
+def test_a_packed_disk_that_cannot_be_opened_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "disk.qcow2.gz"
+    path.write_bytes(gzip.compress(b"QFI\xfb" + bytes(1 << 16)))
+    assert run(path) == 3
+    deep = b"x" * 512
+    for _ in range(4):
+        deep = gzip.compress(deep)
+    path.write_bytes(deep)
+    assert any("inside one another" in fault.what for fault in check(path))
+
+
+def test_an_ova_in_a_packed_file_is_only_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plain = leaking(tmp_path / "disk.qcow2")
+    with tarfile.open(tmp_path / "web.ova", "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.add(plain, "disk.qcow2")
+    path = tmp_path / "web.ova.gz"
+    path.write_bytes(gzip.compress((tmp_path / "web.ova").read_bytes()))
+    [fault] = check(path)
+    assert fault.severity is Severity.NOTE and "unpack it" in fault.what
+
+
+def leaking(path: Path, *options: str) -> Path:
+    """A QCOW2 file with a cluster that is counted and used by nothing."""
+    if shutil.which("qemu-img") is None:
+        pytest.skip("needs qemu-img (qemu-utils)")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, path, "1M"], check=True)
+    raw = bytearray(path.read_bytes())
+    table = int.from_bytes(raw[48:56], "big")
+    block = int.from_bytes(raw[table : table + 8], "big")
+    raw.extend(bytes(-len(raw) % 65536 + 65536))
+    counted = len(raw) // 65536 - 1
+    raw[block + 2 * counted : block + 2 * counted + 2] = b"\0\1"
+    path.write_bytes(raw)
+    assert subprocess.run(["qemu-img", "check", path], capture_output=True, check=False).returncode == 3
+    return path
 
 
 def test_there_is_an_end_to_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,28 @@ def test_a_vdi_whose_parent_was_changed(tmp_path: Path) -> None:
 def test_a_vdi_without_its_parent(tmp_path: Path) -> None:
     path, _ = write_vdi_pair(tmp_path)
     next(tmp_path.glob("{*.vdi")).unlink()
-    refused(path, NotFound, "its parent is missing: {.*}.vdi")
+    error = refused(path, NotFound, "its parent is missing: {.*}.vdi")
+    assert "--parent" in str(error.hint) and ".vbox" in str(error.hint)
+
+
+@needs_qemu
+def test_a_vdi_of_a_machine_as_virtualbox_keeps_it(tmp_path: Path) -> None:
+    """The first disk has the machine's name, its children are in the folder ``Snapshots``; or all is in one folder."""
+    machine = tmp_path / "web01"
+    snapshots = machine / "Snapshots"
+    snapshots.mkdir(parents=True)
+    path, content = write_vdi_pair(snapshots)
+    next(snapshots.glob("{*.vdi")).rename(machine / "web01.vdi")
+    assert "--allow-outside" in str(refused(path, Denied, "outside").hint)
+    with opened(path, allow_outside=True) as image:
+        assert read(image.blocks, 0, len(content)) == content
+        assert [link.file for link in image.chain] == [str(path), str(machine / "web01.vdi")]
+    path.rename(machine / "child.vdi")
+    with opened(machine / "child.vdi") as image:
+        assert read(image.blocks, 0, len(content)) == content
+    (machine / "web01.vdi").rename(machine / "other.vdi")
+    (machine / "child.vdi").rename(machine / "web01.vdi")
+    refused(machine / "web01.vdi", NotFound, "its parent is missing")  # and not itself
 
 
 VDI_FAULTS: list[tuple[int, bytes, type[MntapiError], str]] = [

@@ -15,13 +15,13 @@ from contract.make_disk import RealDisk, run
 
 DISK_KEYS = {"path", "format", "virtual_size", "chain", "details"}
 BASIC_KEYS = {"id", "name", "kind", "disk", "offset", "size", "state", "reason", "members", "details"}
-VOLUME_KEYS = BASIC_KEYS | {"filesystem", "label", "uuid", "free", "stack"}
+VOLUME_KEYS = BASIC_KEYS | {"filesystem", "label", "uuid", "free", "stack", "mount_points"}
 
 
 def test_info_json_agrees_with_sfdisk_and_blkid(mntapi, disk: RealDisk) -> None:
     info = mntapi.json("info", disk.vmdk)
     [one] = info["disks"]
-    assert set(info) == {"disks", "volumes"} and set(one) == DISK_KEYS
+    assert set(info) == {"disks", "guests", "volumes"} and set(one) == DISK_KEYS
     assert (one["path"], one["format"], one["virtual_size"]) == (str(disk.vmdk), "vmdk", disk.raw.stat().st_size)
     assert [link["file"] for link in one["chain"]] == [str(disk.vmdk)]
     table = json.loads(run("sfdisk", "--json", disk.raw))["partitiontable"]["partitions"]
@@ -95,7 +95,10 @@ def test_ids_do_not_depend_on_the_order_of_disks(mntapi, disk: RealDisk, tmp_pat
 
 
 def test_ls(mntapi, disk: RealDisk) -> None:
-    assert mntapi("ls", disk.vmdk).stdout.split() == ["disk0p1", "disk0p2"]
+    top = [entry["name"] for entry in mntapi.json("ls", disk.vmdk)]
+    assert top == sorted([*os.listdir(disk.files), "lost+found", "volumes"])
+    assert mntapi("ls", disk.vmdk, "/volumes").stdout == "disk0p2\n"
+    assert mntapi("ls", disk.vmdk, "/deep/er").stdout == mntapi("ls", disk.vmdk, "/disk0p1/deep/er").stdout == "still\n"
     names = mntapi.json("ls", disk.vmdk, "/disk0p1")
     assert {entry["name"] for entry in names} == {*os.listdir(disk.files), "lost+found"}
     [file] = mntapi.json("ls", disk.vmdk, "/disk0p1/etc/hostname")
@@ -140,15 +143,21 @@ def test_cp_to_folders_and_names(mntapi, disk: RealDisk, tmp_path: Path) -> None
     mntapi("cp", disk.vmdk, "/disk0p1/etc/hostname", tmp_path / "no/such/folder", code=4)
     mntapi("cp", disk.vmdk, "/disk0p1/etc/hostname", code=2)
     mntapi("cp", "-r", disk.vmdk, "/", tmp_path / "all")
-    assert {path.name for path in (tmp_path / "all").iterdir()} == {"disk0p1", "disk0p2"}
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {*os.listdir(disk.files), "lost+found", "volumes"}
+    assert (tmp_path / "all/volumes/disk0p2/budget.csv").read_bytes() == disk.budget
 
 
 def test_find(mntapi, disk: RealDisk) -> None:
     find = lambda *tests: set(mntapi("find", disk.vmdk, *tests).stdout.splitlines())  # noqa: E731
-    assert find("--name", "*.csv") == {"/disk0p2/budget.csv"}
+    assert find("--name", "*.csv") == {"/volumes/disk0p2/budget.csv"}
+    assert find("/disk0p2", "--name", "*.csv") == {"/disk0p2/budget.csv"}
     assert find("/disk0p1/etc") == {"/disk0p1/etc/hostname", "/disk0p1/etc/os-release"}
     assert find("/disk0p1", "--type", "l") == {"/disk0p1/etc/os-release"}
-    assert find("--type", "f", "--size", "+2M") == {"/disk0p1/deep/er/still/data.bin", "/disk0p1/sparse", "/disk0p2/budget.csv"}
+    assert find("--type", "f", "--size", "+2M") == {
+        "/deep/er/still/data.bin",
+        "/sparse",
+        "/volumes/disk0p2/budget.csv",
+    }
     assert find("/disk0p1", "--size", "6") == {"/disk0p1/etc/hostname", "/disk0p1/x\x1b[31mred"}
     assert "/disk0p1/etc/hostname" not in find("/disk0p1", "--newer", "2017-07-15")
     assert "/disk0p1/etc/hostname" in find("/disk0p1", "--newer", "2017-07-14T02:39:59")
@@ -174,7 +183,7 @@ def test_names_on_a_terminal_are_escaped(mntapi, disk: RealDisk) -> None:
         (["info", "/dev/null"], 7, "neither a regular file nor a block device"),
         (["info"], 2, "Missing argument"),
         (["frobnicate"], 2, "No such command"),
-        (["ls", "{disk}", "/disk0p9"], 4, "no volume 'disk0p9'"),
+        (["ls", "{disk}", "/disk0p9"], 4, "'disk0p9'"),
         (["ls", "{disk}", "/disk0p1/etc/absent"], 4, "/disk0p1/etc/absent"),
         (["cat", "{disk}", "/disk0p1/etc"], 2, "is a folder"),
         (["cat", "{disk}", "/disk0p1/etc/hostname/x"], 2, "is not a folder"),

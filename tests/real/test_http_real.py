@@ -21,9 +21,9 @@ from mntapi.errors import Denied, MntapiError, NotFound, ReadFailed, Unsupported
 from mntapi.images.formats import open_image
 from mntapi.images.opener import DirectOpener
 from mntapi.kernel import sandbox
+from mntapi.remote.dial import Connector, dial
 from mntapi.remote.opener import RemoteOpener, open_remote
 from mntapi.remote.urls import Endpoint
-from mntapi.remote.wire import Connector, dial
 from mntapi.types import DiskSpec
 from mntapi.units import MIB
 
@@ -137,8 +137,8 @@ import hashlib, socket, sys
 from mntapi.blocks import read
 from mntapi.kernel.sandbox import confine
 from mntapi.remote.http import HttpBlocks
+from mntapi.remote.dial import ConnectionLost
 from mntapi.remote.wire import tls_context
-from mntapi.remote.wire import ConnectionLost
 url, *fds = sys.argv[1:]
 sockets = [socket.socket(fileno=int(fd)) for fd in fds]
 tls_context()
@@ -147,7 +147,7 @@ def connect(endpoint):
     if not sockets:
         raise ConnectionLost("no more sockets")
     return sockets.pop()
-blocks = HttpBlocks.open(url, connect=connect, eager=True)
+blocks = HttpBlocks.open(url, connect=connect)
 parts = [read(blocks, at, min(65536, blocks.size - at)) for at in range(0, blocks.size, 65536)]
 print(hashlib.sha256(b"".join(parts)).hexdigest())
 """

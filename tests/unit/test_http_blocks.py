@@ -18,12 +18,12 @@ from contract.blocks_contract import check_blocks, check_closed
 from contract.http_fake import FakeWeb, Fault, Handler
 from mntapi.blocks import read
 from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, NotFound, ReadFailed, Unsupported
-from mntapi.remote import http as module
+from mntapi.remote.dial import dial
 from mntapi.remote.http import HttpBlocks
 from mntapi.remote.http_cache import BlockCache
 from mntapi.remote.opener import open_remote
 from mntapi.remote.urls import Endpoint
-from mntapi.remote.wire import dial, tls_context
+from mntapi.remote.wire import tls_context
 from mntapi.types import Extent, ExtentKind
 from mntapi.units import MIB
 
@@ -38,7 +38,7 @@ def web() -> Iterator[FakeWeb]:
 
 
 def open_web(web: FakeWeb, **options: object) -> HttpBlocks:
-    return HttpBlocks.open(web.url(), **{"timeout_s": 10.0, "backoff_s": 0.0, **options})
+    return HttpBlocks.open(web.url(), **{"timeout_s": 10.0, "backoff_s": 0.0, "patience": 0.0, **options})
 
 
 def asked(web: FakeWeb) -> list[str]:
@@ -99,7 +99,7 @@ def test_small_reads_share_a_block_and_large_ones_bypass_it(web: FakeWeb) -> Non
 
 
 def test_a_large_read_is_cut_into_requests(web: FakeWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_REQUEST", MIB)
+    monkeypatch.setattr("mntapi.remote.http.MAX_REQUEST", MIB)
     assert read(open_web(web), 5, 3 * MIB) == CONTENT[5 : 5 + 3 * MIB]
     assert len(web.requests) == 4
 
@@ -109,13 +109,6 @@ def test_one_connection_serves_one_after_the_other(web: FakeWeb) -> None:
     for block in range(3):
         read(blocks, block * MIB, 10)
     assert web.connections == 1
-
-
-def test_eager(web: FakeWeb) -> None:
-    blocks = open_web(web, eager=True, connections=3)
-    read(blocks, 0, 1)
-    blocks.close()
-    assert web.connections == 3
 
 
 def test_extents(web: FakeWeb) -> None:
@@ -184,7 +177,7 @@ def test_no_disk_at_all(web: FakeWeb) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         with pytest.raises(ReadFailed, match="Connection refused") as caught:
-            HttpBlocks.open(f"http://127.0.0.1:{sock.getsockname()[1]}/disk", backoff_s=0)
+            HttpBlocks.open(f"http://127.0.0.1:{sock.getsockname()[1]}/disk", patience=0)
     assert caught.value.reason == "unreachable"
 
 
@@ -209,7 +202,7 @@ def test_a_password_is_sent_and_not_shown(web: FakeWeb) -> None:
         assert blocks.path == web.url("/disk?sig=***")
         other.always = status(500)
         with pytest.raises(ReadFailed) as caught:
-            HttpBlocks.open(other.url("/x?sig=hush", user="user:hush@"), backoff_s=0)
+            HttpBlocks.open(other.url("/x?sig=hush", user="user:hush@"), patience=0)
         assert "hush" not in str(caught.value)
     finally:
         other.stop()
@@ -243,7 +236,7 @@ PASSING = {"drop": drop, "500": status(500), "503": status(503), "429": status(4
 @pytest.mark.parametrize("name", PASSING)
 def test_faults_that_pass(web: FakeWeb, name: str) -> None:
     web.faults = [PASSING[name]]
-    blocks = open_web(web)
+    blocks = open_web(web, backoff_s=0.001, patience=60)
     web.faults = [PASSING[name]] * 4
     assert read(blocks, MIB, MIB) == CONTENT[MIB : 2 * MIB]
     web.faults = [PASSING[name]] * 4
@@ -254,7 +247,7 @@ def test_faults_that_pass(web: FakeWeb, name: str) -> None:
 def test_faults_that_stay(web: FakeWeb, name: str) -> None:
     """The read fails with its place, and others are right afterwards."""
     blocks = open_web(web)
-    web.faults = [PASSING[name]] * 5
+    web.faults = [PASSING[name]] * 2
     with pytest.raises(ReadFailed) as caught:
         read(blocks, 2 * MIB + 100, 10)
     assert (caught.value.path, caught.value.offset) == (web.url(), 2 * MIB)
@@ -269,15 +262,6 @@ def test_nothing_in_time(web: FakeWeb) -> None:
         read(blocks, 0, 10)
     release.set()
     assert caught.value.reason == "timeout"
-
-
-def test_patience_ends(web: FakeWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", -1)
-    blocks = open_web(web)
-    web.faults = [drop]
-    with pytest.raises(ReadFailed):
-        read(blocks, 0, 10)
-    assert len(web.requests) == 2
 
 
 def changes(web: FakeWeb) -> dict[str, Fault | None]:
@@ -381,7 +365,7 @@ def test_a_process_that_may_not_connect(web: FakeWeb) -> None:
         allowed[0] -= 1
         return dial(endpoint)
 
-    blocks = open_web(web, connect=connect, eager=True)
+    blocks = open_web(web, connect=connect)
     check_blocks(blocks, CONTENT, ranges=20)
     web.always = drop
     blocks._cache.clear()
@@ -498,7 +482,7 @@ def test_https(secure: FakeWeb) -> None:
 def test_a_certificate_nobody_vouches_for(secure: FakeWeb) -> None:
     tls_context.cache_clear()
     with pytest.raises(Denied, match="certificate is not accepted") as caught:
-        HttpBlocks.open(secure.url(), backoff_s=0)
+        HttpBlocks.open(secure.url(), patience=0)
     assert caught.value.reason == "tls"
     assert not secure.requests
 
@@ -506,7 +490,7 @@ def test_a_certificate_nobody_vouches_for(secure: FakeWeb) -> None:
 @pytest.mark.usefixtures("trusted")
 def test_a_certificate_of_another_host(secure: FakeWeb) -> None:
     with pytest.raises(Denied, match="certificate is not accepted"):
-        HttpBlocks.open(secure.url().replace("localhost", "127.0.0.1"), backoff_s=0)
+        HttpBlocks.open(secure.url().replace("localhost", "127.0.0.1"), patience=0)
 
 
 @pytest.mark.usefixtures("trusted")
@@ -521,7 +505,7 @@ def test_https_to_http_is_refused_and_the_other_way_is_not(secure: FakeWeb, web:
 
 def test_encryption_with_who_does_not_speak_it(web: FakeWeb) -> None:
     with pytest.raises(ReadFailed, match="encryption cannot be agreed on") as caught:
-        HttpBlocks.open(web.url().replace("http:", "https:"), backoff_s=0, timeout_s=5)
+        HttpBlocks.open(web.url().replace("http:", "https:"), patience=0, timeout_s=5)
     assert caught.value.reason == "tls"
 
 

@@ -84,7 +84,7 @@ def test_everything_else(machine) -> None:
     known = {numbers[machine.architecture.column] for numbers in NUMBERS.values()}
     for number in set(range(600)) - known:
         assert run_filter(machine.program, machine.architecture.audit, number) == EPERM, number
-    for call in ("openat", "getdents64", "seccomp"):
+    for call in ("openat", "getdents64", "seccomp", "socket", "connect", "bind", "setsockopt", "sendmmsg"):
         assert machine(call) == EPERM
 
 
@@ -142,6 +142,20 @@ def test_reading_files_on_request(name: str) -> None:
     assert run_filter(program, architecture.audit, number, -100, 0, 0o2000000) == ALLOW  # O_CLOEXEC
     for flags in (1, 2, 0o100, 0o1000, 0o20000000):  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE
         assert run_filter(program, architecture.audit, number, -100, 0, flags) == EPERM, oct(flags)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_connecting_on_request(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    program = assemble(architecture, rules(PID, may_connect=True))
+
+    def ask(call: str, *arguments: int) -> int:
+        return run_filter(program, architecture.audit, NUMBERS[call][architecture.column] or 0, *arguments)
+
+    for family in (1, 2, 10, 16):  # Unix, IPv4, IPv6, netlink
+        assert ask("socket", family, 1) == ALLOW
+    assert ask("socket", 17, 3) == EPERM  # packets
+    assert ask("connect", 3) == ALLOW and ask("openat", -100, 0, 0) == EPERM
 
 
 def test_the_program_is_one_the_kernel_takes(machine) -> None:

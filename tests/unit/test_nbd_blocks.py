@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,7 +42,7 @@ def server() -> Iterator[FakeNbd]:
 
 
 def open_fake(server: FakeNbd, **options: object) -> NbdBlocks:
-    return NbdBlocks.open(URL, connect=server.connect, **{"timeout_s": 10.0, "backoff_s": 0.0, **options})
+    return NbdBlocks.open(URL, connect=server.connect, **{"timeout_s": 10.0, "backoff_s": 0.0, "patience": 0.0, **options})
 
 
 @pytest.mark.parametrize("structured", [True, False], ids=["structured", "simple"])
@@ -62,12 +63,6 @@ def test_one_connection_where_the_server_allows_for_one(server: FakeNbd) -> None
     server.flags = 1
     check_blocks(open_fake(server), server.content, ranges=30)
     assert server.connections == 1
-
-
-def test_eager_makes_all_connections_at_once(server: FakeNbd) -> None:
-    blocks = open_fake(server, eager=True, connections=3)
-    assert server.connections == 3
-    blocks.close()
 
 
 def test_a_server_that_takes_only_two_of_four_connections(server: FakeNbd) -> None:
@@ -387,7 +382,9 @@ def test_a_last_block_that_is_cut_off(server: FakeNbd) -> None:
 
 
 def test_a_broken_connection_is_replaced(server: FakeNbd) -> None:
-    blocks = open_fake(server, eager=True, connections=3)
+    blocks = open_fake(server, connections=3)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda number: read(blocks, number, 512), range(9)))
     server.hang_up()
     for offset in range(0, 4096, 512):
         assert read(blocks, offset, 512) == server.content[offset : offset + 512]
@@ -431,7 +428,7 @@ def test_a_server_that_is_away_for_a_while(server: FakeNbd) -> None:
             raise away[0]
         return server.connect(endpoint)
 
-    blocks = NbdBlocks.open(URL, connect=connect, backoff_s=0)
+    blocks = NbdBlocks.open(URL, connect=connect, patience=0)
     server.hang_up()
     away.append(NotFound("there is no host 'fake.example'"))
     with pytest.raises(ReadFailed, match="cannot be connected to again: there is no host") as caught:
@@ -441,6 +438,35 @@ def test_a_server_that_is_away_for_a_while(server: FakeNbd) -> None:
     assert read(blocks, 0, 512) == server.content[:512]
 
 
+def test_a_read_waits_for_a_server_that_comes_back(server: FakeNbd) -> None:
+    refusals = [NotFound("there is no socket")] * 5
+
+    def connect(endpoint: Endpoint) -> socket.socket:
+        if refusals and server.connections:
+            raise refusals.pop()
+        return server.connect(endpoint)
+
+    blocks = NbdBlocks.open(URL, connect=connect, backoff_s=0.001, patience=60)
+    server.hang_up()
+    assert read(blocks, 0, 512) == server.content[:512]
+    assert not refusals
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_server_that_says_that_it_shuts_down(server: FakeNbd, structured: bool) -> None:
+    """It is taken for gone, and the next one is asked."""
+
+    def shuts_down(sock: socket.socket, cookie: int, offset: int, length: int) -> None:
+        server.on_read = server.read
+        sock.sendall(error_chunk(cookie, 108) if structured else simple(cookie, 108))
+
+    server.structured = structured
+    blocks = open_fake(server)
+    server.on_read = shuts_down
+    assert read(blocks, 0, 512) == server.content[:512]
+    assert server.connections == 2
+
+
 def test_an_export_that_is_another_one_after_reconnecting(server: FakeNbd) -> None:
     blocks = open_fake(server)
     server.hang_up()
@@ -448,55 +474,6 @@ def test_an_export_that_is_another_one_after_reconnecting(server: FakeNbd) -> No
     with pytest.raises(ReadFailed, match="changed") as caught:
         read(blocks, 0, 512)
     assert caught.value.reason == "changed"
-
-
-# --- sockets from elsewhere ---
-
-
-def test_sockets_made_elsewhere(server: FakeNbd) -> None:
-    endpoint = Endpoint("fake.example", 10809)
-    blocks = NbdBlocks.from_sockets(URL, [server.connect(endpoint) for _ in range(3)])
-    check_blocks(blocks, server.content, ranges=40)
-    blocks.close()
-    assert server.connections == 3
-
-
-def test_sockets_made_elsewhere_are_not_replaced(server: FakeNbd) -> None:
-    """One is lost after the other; with the last one reading ends, with a hint."""
-    endpoint = Endpoint("fake.example", 10809)
-    blocks = NbdBlocks.from_sockets(URL, [server.connect(endpoint) for _ in range(3)])
-
-    def drop_one(sock: socket.socket, *_: int) -> None:
-        server.on_read = server.read
-        sock.shutdown(socket.SHUT_RDWR)
-
-    for _ in range(2):
-        server.on_read = drop_one
-        assert read(blocks, 512, 512) == server.content[512:1024]
-    server.on_read = drop_one
-    for _ in range(2):
-        with pytest.raises(ReadFailed, match="all connections are lost") as caught:
-            read(blocks, 512, 512)
-        assert caught.value.hint is not None
-    assert server.connections == 3
-
-
-def test_sockets_that_are_too_many_are_closed(server: FakeNbd) -> None:
-    server.flags = 1
-    socks = [server.connect(Endpoint("fake.example", 10809)) for _ in range(2)]
-    blocks = NbdBlocks.from_sockets(URL, socks)
-    assert [sock.fileno() >= 0 for sock in socks] == [True, False]
-    assert read(blocks, 0, 512) == server.content[:512]
-    blocks.close()
-    assert socks[0].fileno() == -1
-
-
-def test_sockets_are_closed_when_opening_fails(server: FakeNbd) -> None:
-    server.replies = refuse(6)
-    socks = [server.connect(Endpoint("fake.example", 10809)) for _ in range(2)]
-    with pytest.raises(NotFound):
-        NbdBlocks.from_sockets(URL, socks)
-    assert [sock.fileno() for sock in socks] == [-1, -1]
 
 
 def test_other_urls_are_refused() -> None:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mntapi.errors import Corrupt, Denied, Invalid, NotFound
+from mntapi.remote.dial import ConnectionLost
 from mntapi.remote.pool import Pool
-from mntapi.remote.wire import ConnectionLost, Wire, lost_again
+from mntapi.remote.wire import Wire, lost_again
 
 
 class Connection:
@@ -137,18 +138,6 @@ def test_the_last_one_breaks_while_others_wait_for_it() -> None:
             waiting.result(10)
 
 
-def test_fill_stops_at_what_there_is() -> None:
-    factory = Factory(limit=3)
-    pool = Pool(factory, 8)
-    pool.fill()
-    assert len(factory.made) == 3
-    assert factory.refused == 1
-    pool.fill()
-    assert factory.refused == 1
-    pool.close()
-    assert all(one.is_closed for one in factory.made)
-
-
 def test_closing() -> None:
     factory = Factory()
     pool = Pool(factory, 1)
@@ -163,7 +152,6 @@ def test_closing() -> None:
     assert connection.is_closed
     with pytest.raises(Invalid, match="is closed"), pool.borrow():
         pass
-    pool.fill()
     assert len(factory.made) == 1
 
 

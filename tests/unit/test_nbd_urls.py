@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from contract.nbd_fake import FakeNbd
 from mntapi.blocks import HostFile, read
 from mntapi.errors import Denied, Invalid, MntapiError, NotFound, Unsupported
+from mntapi.remote.dial import dial
 from mntapi.remote.opener import RemoteOpener, open_remote
 from mntapi.remote.urls import Endpoint, Url, is_url, neighbour, redacted
-from mntapi.remote.wire import dial
 from mntapi.types import FileBlocks
 
 
@@ -284,21 +284,25 @@ def test_what_the_system_says_when_connecting(monkeypatch: pytest.MonkeyPatch) -
         (TimeoutError("timed out"), MntapiError, "no answer in time"),
     ):
 
-        def fail(*_: object, fault: Exception = fault) -> None:
+        def fail(*_: object, fault: Exception = fault, **__: object) -> None:
             raise fault
 
-        monkeypatch.setattr(socket, "create_connection", fail)
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
         with pytest.raises(error, match=words):
             dial(Endpoint("h.example", 80))
 
 
 def test_a_failed_setting_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fussy(socket.socket):
+        made: list[socket.socket] = []  # noqa: RUF012 (of this test only)
+
+        def connect(self, *_: object) -> None:
+            self.made.append(self)
+
         def setsockopt(self, *_: object) -> None:
             raise OSError(92, "Protocol not available")
 
-    sock = Fussy()
-    monkeypatch.setattr(socket, "create_connection", lambda *_: sock)
+    monkeypatch.setattr(socket, "socket", Fussy)
     with pytest.raises(MntapiError, match="Protocol not available"):
-        dial(Endpoint("h.example", 80))
-    assert sock.fileno() == -1
+        dial(Endpoint("h.example", 80), look_up=lambda _: [(socket.AF_INET, ("192.0.2.1", 80))])
+    assert [sock.fileno() for sock in Fussy.made] == [-1]

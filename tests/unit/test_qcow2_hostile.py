@@ -162,7 +162,7 @@ def test_the_image_itself(write: Callable[[bytes], Path]) -> None:
         ({"extensions": extension(0x0537BE77, b"x" * 8)}, Corrupt, "encryption pointer", None),
         ({"incompatible": 1 << 2}, NotFound, "does not name it", None),
         ({"incompatible": 1 << 2, "extensions": extension(0x44415441, b"a.qcow2")}, Corrupt, "itself as its data", None),
-        ({"name": b"nbd://host/disk"}, Unsupported, "nbd://host/disk", None),
+        ({"name": b"nbd://host/disk"}, Denied, "nbd://host/disk", None),
         ({"name": b'json:{"driver":"raw"}'}, Unsupported, "json", None),
         ({"name": b"x", "extensions": extension(0xE2792ACA, b"luks")}, Unsupported, "format that is not read", None),
         ({"name": b"a.qcow2", "extensions": extension(0xE2792ACA, b"raw")}, Corrupt, "loops", None),

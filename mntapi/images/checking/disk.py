@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import pairwise
 from typing import Protocol, cast
 
 from mntapi.errors import MntapiError, Unsupported
+from mntapi.images import ova
 from mntapi.images.checking.content import content_faults
 from mntapi.images.checking.fault import Fault, Severity
 from mntapi.images.formats import RAW, Chain, detect, named, open_image
@@ -33,8 +34,8 @@ CHECKERS = {
 """Format -> module, imported on use. Of formats that are not here, opening reads all the tables there are."""
 CHECKSUMMED = frozenset({"ewf", "dmg", "cloop", "gzip", "xz", "zstd"})
 """Formats whose data carries checksums: reading it is what checks them. (VMDK streams do too, and their module reads them.)"""
-CONTAINERS = frozenset({"gzip", "xz", "zstd", "ova", "split"})
-"""Formats with a disk of another format inside, whose tables are looked at as far as opening and reading it does so."""
+CONTAINERS = frozenset({"gzip", "xz", "zstd", "split"})
+"""Formats with a disk of another format inside, which is looked at as a file is; each is read once more for that."""
 _NAMES = {".vhd": "vhd", ".vhdx": "vhdx", ".vmdk": "vmdk", ".vdi": "vdi", ".qcow2": "qcow2", ".qed": "qed", ".e01": "ewf"}
 """What a file's name promises; a container that lost its signature would else be taken for a raw disk without a fault."""
 _FLAT_VMDK = re.compile(r"-(flat|f\d+|pt|rdmp?)\.vmdk$", re.IGNORECASE)
@@ -99,7 +100,7 @@ def _faults(
     try:
         image = open_image(spec, opener, replace(options, ignore_cid=True))
     except MntapiError as error:
-        yield from _link_faults(Link(file.path, format_.name), opener, options)
+        yield from _chain_faults([Link(file.path, format_.name)], opener, options)
         is_known = isinstance(error, Unsupported) and format_.name in CHECKERS
         yield Fault.of(error, file.path, Severity.NOTE if is_known else Severity.ERROR)
         return
@@ -119,14 +120,36 @@ def _name_faults(path: str) -> Iterator[Fault]:
 
 
 def _chain_faults(chain: Sequence[Link], opener: Opener, options: OpenOptions) -> Iterator[Fault]:
-    """The faults of each file by itself, as far as a container does not hide it."""
-    for number, link in enumerate(chain):
-        if link.format in CONTAINERS:
-            if any(inner.format in CHECKERS for inner in chain[number + 1 :]):
-                what = "the disk inside was opened, and its tables not checked: unpack it for that"
-                yield Fault(link.file, None, what, Severity.NOTE)
+    """The faults of each file by itself; those of what is in a container, of which the chain has links of its own, as well."""
+    number = 0
+    while number < len(chain):
+        if chain[number].format in CONTAINERS:
+            number += yield from _container_faults(chain[number], opener, options)
+        elif chain[number].format == ova.FORMAT:  # inside another container: what else is in it may belong to the disk
+            what = "the disk inside was opened, and its tables not checked: unpack it for that"
+            yield Fault(chain[number].file, None, what, Severity.NOTE)
             return
-        yield from _link_faults(link, opener, options)
+        else:
+            yield from _link_faults(chain[number], opener, options)
+            number += 1
+
+
+def _container_faults(link: Link, opener: Opener, options: OpenOptions) -> Generator[Fault, None, int]:
+    """The faults of what is inside; returns how many links of the chain that was, with the container's own."""
+    content: FileBlocks = opener.open(link.file)
+    format_, depth = link.format, 0
+    inside = Chain(opener, options, contents_only=True)
+    try:
+        while format_ in CONTAINERS:  # ends: ``open_inside`` allows three
+            content = cast(FileBlocks, named(format_).load().open_image(content, inside).blocks)
+            format_ = detect(content).name
+            depth += 1
+        yield from _file_faults(content, format_, Chain(opener, options))
+    except MntapiError as error:
+        yield Fault.of(error, link.file)
+    finally:
+        content.close()
+    return depth if format_ == ova.FORMAT else depth + 1
 
 
 def _parent_faults(chain: Sequence[Link], opener: Opener, options: OpenOptions) -> Iterator[Fault]:
@@ -153,11 +176,18 @@ def _link_faults(link: Link, opener: Opener, options: OpenOptions) -> Iterator[F
     """The faults of one file; an error that ends the check of it is the last of them."""
     if link.format not in CHECKERS:
         return
-    checker = cast(Checker, import_module(CHECKERS[link.format]))
     file = opener.open(link.file)
     try:
-        yield from checker.faults(file, Chain(opener, options))
-    except MntapiError as error:
-        yield Fault.of(error, file.path)
+        yield from _file_faults(file, link.format, Chain(opener, options))
     finally:
         file.close()
+
+
+def _file_faults(file: FileBlocks, format_name: str, chain: Chain) -> Iterator[Fault]:
+    if format_name not in CHECKERS:
+        return
+    checker = cast(Checker, import_module(CHECKERS[format_name]))
+    try:
+        yield from checker.faults(file, chain)
+    except MntapiError as error:
+        yield Fault.of(error, file.path)

@@ -23,6 +23,7 @@ from mntapi.images.qcow2.header import (
 from mntapi.images.qcow2.overlay import CLUSTER, CLUSTER_BITS, ENTRIES, SPAN, Overlay, Punch
 from mntapi.images.qcow2.refcounts import table_clusters
 from mntapi.images.qcow2.storage import Storage
+from mntapi.remote import is_url
 from mntapi.types import Image
 from mntapi.units import GIB, SECTOR, align_up
 
@@ -118,7 +119,9 @@ def _check_overlay(header: Header, path: str, backing: Image) -> None:
 
 
 def _backing_name(path: str, backing: Image) -> str:
-    """The original's name as QEMU finds it: relative where it lies in or below the overlay's folder."""
+    """The original's name as QEMU finds it: a URL, or a path, relative where it lies in or below the overlay's folder."""
+    if is_url(backing.path):
+        return backing.path
     folder, original = os.path.dirname(os.path.realpath(path)), os.path.realpath(backing.path)
     name = os.path.relpath(original, folder) if os.path.commonpath([folder, original]) == folder else original
     return f"./{name}" if ":" in name.split("/", 1)[0] else name

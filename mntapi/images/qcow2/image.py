@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -15,6 +14,7 @@ from mntapi.images.qcow2.blocks import WINDOW_CLUSTERS_BITS, Qcow2Blocks
 from mntapi.images.qcow2.compressed import ClusterCache, CompressedClusters
 from mntapi.images.qcow2.crypto import decrypting
 from mntapi.images.qcow2.entries import Layout
+from mntapi.images.qcow2.filenames import FileName, parse_file_name
 from mntapi.images.qcow2.header import V2_LENGTH, CryptMethod, Header, first_cluster_size, parse_header
 from mntapi.images.qcow2.mapping import Below, Foreign, Mapping, Nothing, Source, Stores
 from mntapi.images.qcow2.snapshots import Snapshot, read_snapshots, select
@@ -22,7 +22,6 @@ from mntapi.types import FileBlocks, Image, Link
 
 QEMU_NAMES = {"vpc": "vhd", "file": "raw", "host_device": "raw"}
 """Formats that QEMU calls differently in the header extension."""
-_PROTOCOL = re.compile(r"([^/:]*):")
 
 
 def open_image(file: FileBlocks, chain: Chain, *, snapshot: str | None = None, passphrases: Sequence[bytes] = ()) -> Image:
@@ -114,7 +113,7 @@ def _open_data_file(file: FileBlocks, header: Header, chain: Chain, stack: ExitS
             hint="name it with qemu-img amend -o data_file=FILE",
             reason="data-file",
         )
-    data_file = chain.open_file(_path_of(name, file), file)
+    data_file = chain.open_file(_named(name, file).path, file)
     stack.callback(data_file.close)
     if data_file.path == file.path:
         raise Corrupt("names itself as its data file", path=file.path, reason="chain-loop")
@@ -133,16 +132,16 @@ def _open_backing(file: FileBlocks, header: Header, chain: Chain) -> Image | Non
     if name is None:
         return None
     known = [format_.name for format_ in formats.FORMATS]
-    asked = header.extensions.backing_format
+    named = _named(name, file)
+    asked = header.extensions.backing_format or named.format
     wanted = QEMU_NAMES.get(asked, asked) if asked else None
     if wanted is not None and wanted not in known:
         raise Unsupported(
             f"its backing file {name!a} is of a format that is not read", path=file.path, found=asked, reason="backing-format"
         )
-    path = _path_of(name, file)
     if wanted == RAW.name:
-        return _open_raw(path, file, chain)
-    return chain.open_parent(path, file, formats=[wanted] if wanted else known)
+        return _open_raw(named.path, file, chain)
+    return chain.open_parent(named.path, file, formats=[wanted] if wanted else known)
 
 
 def _open_raw(path: str, file: FileBlocks, chain: Chain) -> Image:
@@ -157,17 +156,9 @@ def _open_raw(path: str, file: FileBlocks, chain: Chain) -> Image:
         raise
 
 
-def _path_of(name: str, file: FileBlocks) -> str:
-    """The path in a file name as QEMU writes it: ``PROTOCOL:...`` up to the first slash, else a path."""
-    protocol = _PROTOCOL.match(name)
-    if protocol is None:
-        return name
-    if protocol[1] == "file":
-        return name[protocol.end() :]
-    raise Unsupported(
-        f"names {name!a}, which is not a file",
-        path=file.path,
-        found=f"{protocol[1]!a} protocol",
-        hint="qemu-img rebase -u -b FILE -F FORMAT names the file instead",
-        reason="backing-protocol",
-    )
+def _named(name: str, file: FileBlocks) -> FileName:
+    try:
+        return parse_file_name(name)
+    except MntapiError as error:
+        error.located(path=file.path)
+        raise

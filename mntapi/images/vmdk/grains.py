@@ -16,7 +16,7 @@ from mntapi.blocks import read
 from mntapi.errors import Corrupt, ReadFailed
 from mntapi.images.vmdk.recent import Recent
 from mntapi.images.vmdk.runs import ZEROS, Refused, Run, Source, Stored
-from mntapi.types import FileBlocks
+from mntapi.types import ExtentKind, FileBlocks
 from mntapi.units import KIB, MIB, SECTOR
 
 DIRECTORY_CHUNK = 4 * KIB
@@ -111,6 +111,19 @@ class Directory:
                 break
         return min(index, stop)
 
+    def next_outside(self, index: int, stop: int, is_inside: Callable[[int], bool]) -> int:
+        """The first entry at or after ``index`` that is not inside, at most ``stop``.
+
+        ``is_inside`` is true of every number between two of which it is true, so a chunk is decided by two.
+        """
+        while index < stop:
+            number, place = divmod(index, self._per_chunk)
+            rest = self._chunk(number)[place : place + stop - index]
+            if not (is_inside(min(rest)) and is_inside(max(rest))):
+                return index + next(at for at, entry in enumerate(rest) if not is_inside(entry))
+            index += len(rest)
+        return stop
+
     def _chunk(self, number: int) -> array[int]:
         chunk = self._chunks.get(number)
         if chunk is None:
@@ -147,6 +160,8 @@ class GrainTables:
             )
         self._directories = [Directory(file, offset, self._table_count, layout.code) for offset in inside]
         self._tables: Recent[Sequence[int]] = Recent(CACHED_TABLES)
+        self._extent = (0, 0, ExtentKind.DATA)
+        """What of the file was last asked for its holes; see ``_file_extent``."""
 
     def spans(self, first: int, last: int) -> Iterator[Span]:
         per_table = self._layout.entries_per_table
@@ -158,7 +173,10 @@ class GrainTables:
                 index = self._directories[0].next_used(index + 1, -(-last // per_table))
                 stop = min(last, index * per_table)
             elif not isinstance(entries, Refused):
-                entries = self._layout.decode(entries[place : place + stop - first]) if entries else None
+                if entries:
+                    entries = self._layout.decode(entries[place : place + stop - first])
+                else:
+                    entries, stop = None, min(last, self._after_hole(index, -(-last // per_table)) * per_table)
             yield Span(first, stop - first, entries)
             first = stop
 
@@ -192,6 +210,32 @@ class GrainTables:
                 raise
             return None
         return table if table.tobytes().strip(b"\0") else ()
+
+    def _after_hole(self, index: int, stop: int) -> int:
+        """The first table after the empty one at ``index`` of which the file's holes do not tell that it is empty too.
+
+        QEMU makes all tables of a disk at once, as one hole: two million of them for 62 TiB, which nobody should read.
+        """
+        directory, layout = self._directories[0], self._layout
+        length = layout.entries_per_table * layout.width
+
+        def is_inside(entry: int) -> bool:
+            at = layout.table_at(entry) if entry else -1
+            return start <= at <= end - length
+
+        start = layout.table_at(directory.entry(index))
+        if not 0 < start <= self._file.size - length:
+            return index + 1
+        start, end, kind = self._file_extent(start)
+        return directory.next_outside(index + 1, stop, is_inside) if kind is ExtentKind.ZERO else index + 1
+
+    def _file_extent(self, offset: int) -> tuple[int, int, ExtentKind]:
+        """The part of the file around ``offset`` that is all data or all a hole: first byte known, end, and which."""
+        start, end, kind = self._extent
+        if not start <= offset < end:
+            found = next(iter(self._file.extents(offset, self._file.size - offset)))
+            start, end, kind = self._extent = (offset, found.end, found.kind)
+        return start, end, kind
 
     def _lost(self, index: int) -> Refused:
         """Reads of these grains fail; all others still work."""

@@ -1,0 +1,65 @@
+"""LUKS as a scheme: which volumes are encrypted so. What is in them is ``container.py``, imported when there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mntapi.blocks import read_clipped
+from mntapi.keys import KeyKind, Keys, Secret
+from mntapi.types import Volume
+
+if TYPE_CHECKING:
+    from mntapi.volumes.luks.container import Containers
+
+NAME = "luks"
+MAGIC = b"LUKS\xba\xbe"
+HEAD = 4096
+"""Bytes of the binary part of a LUKS2 header; that of LUKS1 is shorter."""
+_VERSIONS = (b"\0\1", b"\0\2")
+
+
+def with_keys(keys: Keys) -> Luks:
+    """The scheme that tries these keys."""
+    return Luks(keys)
+
+
+class Luks:
+    """The scheme. It remembers, by volume and header, what it unlocked and what it could not, so no key is tried twice."""
+
+    name = NAME
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._containers: Containers | None = None
+
+    def claims(self, volume: Volume) -> bool:
+        """Whether it has a LUKS header in front, or a key says that its header is elsewhere. An I/O error is raised."""
+        head = read_clipped(volume.blocks, 0, HEAD)
+        if head.startswith(MAGIC):
+            return head[len(MAGIC) : len(MAGIC) + 2] in _VERSIONS
+        if self._detached(volume) is not None:
+            return True
+        return bool(head) and not any(head) and _has_second_copy(volume)
+
+    def volumes(self, claimed: Sequence[Volume]) -> Iterator[Volume]:
+        """Every container itself, with what there is to say of it, and the volume inside if a key opens it."""
+        from mntapi.volumes.luks.container import Containers
+
+        self._containers = self._containers or Containers(self._keys)
+        for volume in claimed:
+            yield from self._containers.inside(volume, self._detached(volume))
+
+    def _detached(self, volume: Volume) -> Secret | None:
+        """The header that a key holds for this very volume."""
+        for key in self._keys.of(volume.id, volume.name, kind=KeyKind.HEADER):
+            if key.volume is not None:
+                return key.secret
+        return None
+
+
+def _has_second_copy(volume: Volume) -> bool:
+    """Whether the first header was wiped and the second, which version 2 has, is there as a whole."""
+    from mntapi.volumes.luks import luks2
+
+    return luks2.has_second_copy(volume.blocks)

@@ -1,0 +1,269 @@
+"""Keys through the command line to a mount: they open what they should, and are to be seen nowhere.
+
+Oracle: the files an encrypted ext4 was made from, and cryptsetup.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.luks_maker import ARGON2, PASSPHRASE, cryptsetup, needs_cryptsetup
+from contract.make_disk import create_encrypted, need, run
+from mntapi.units import MIB
+from real.conftest import Mntapi
+
+pytestmark = needs_cryptsetup
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ext4 with one file, encrypted; its slot takes 64 MiB to try."""
+    need("mkfs.ext4")
+    folder = tmp_path_factory.mktemp("luks")
+    (folder / "source").mkdir()
+    (folder / "source" / "hello").write_text("hello\n")
+    path = folder / "disk.raw"
+    run("mkfs.ext4", "-q", "-F", "-d", folder / "source", path, "2M")
+    os.truncate(path, 6 * MIB)
+    kdf = ("--pbkdf", "argon2id", *ARGON2, "4", "--pbkdf-memory", "65536")
+    how = (
+        "--type",
+        "luks2",
+        "--force-offline-reencrypt",
+        "--reduce-device-size",
+        str(4 * MIB),
+        "--luks2-keyslots-size",
+        str(MIB),
+    )
+    cryptsetup("reencrypt", "--encrypt", *how, *kdf, "-c", "aes-xts-plain64", "-s", "512", "-d", "-", path)
+    os.truncate(path, 4 * MIB)
+    return path
+
+
+@pytest.fixture
+def uuid(encrypted: Path) -> str:
+    return cryptsetup("luksUUID", encrypted).strip()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "passphrase"
+    path.write_bytes(PASSPHRASE + b"\n")
+    return path
+
+
+def test_info_without_and_with_a_key(mntapi: Mntapi, encrypted: Path, key_file: Path, uuid: str) -> None:
+    (volume,) = mntapi.json("info", encrypted)["volumes"]
+    assert (volume["state"], volume["name"]) == ("encrypted", "disk0")
+    assert volume["reason"] == "luks2: wants a passphrase or key file; slot 0 argon2id 64.0 MiB x 4"
+    for name in ("disk0", uuid.upper(), "*", f"luks-{uuid[:8]}"):
+        volumes = mntapi.json("info", encrypted, "--key", f"{name}:{key_file}")["volumes"]
+        assert [(one["id"], one["filesystem"]) for one in volumes if one["kind"] == "luks"] == [(f"luks:{uuid}", "ext4")]
+    wrong = key_file.with_name("wrong")
+    wrong.write_bytes(b"wrong")
+    (volume,) = mntapi.json("info", encrypted, "--key", f"disk0:{wrong}")["volumes"]
+    assert volume["state"] == "encrypted" and "wrong key (1 tried)" in volume["reason"]
+
+
+def test_cat_with_the_folder_of_keys(mntapi: Mntapi, encrypted: Path, tmp_path: Path, uuid: str) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / f"{uuid}.key").write_bytes(PASSPHRASE)
+    mntapi.environment["MNTAPI_KEYS"] = str(tmp_path / "keys")
+    assert mntapi("cat", encrypted, f"/luks-{uuid[:8]}/hello").stdout == "hello\n"
+    mntapi.environment["MNTAPI_KEYS"] = str(tmp_path / "none")
+    assert "no such folder of keys" in mntapi("cat", encrypted, "/x", code=4).stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "text"),
+    [
+        ("disk0", 2, "VOLUME:FILE"),
+        (":x", 2, "VOLUME:FILE"),
+        ("x:/nowhere", 4, "no such key file"),
+        ("x:startup=/", 6, "cannot be read"),
+    ],
+)
+def test_arguments_that_are_no_keys(mntapi: Mntapi, encrypted: Path, argument: str, code: int, text: str) -> None:
+    assert text in mntapi("info", encrypted, "--key", argument, code=code).stderr
+
+
+def test_a_recovery_password_is_hidden(mntapi: Mntapi, tmp_path: Path) -> None:
+    """While the command waits for its disk, which is a pipe, /proc does not show the password."""
+    os.mkfifo(tmp_path / "key")
+    secret = "111111-222222-333333-444444-555555-666666-777777-888888"
+    process = mntapi.start("info", tmp_path / "x", "--key", f"*:recovery={secret}", "--key", f"*:{tmp_path / 'key'}")
+    with open(tmp_path / "key", "wb"):  # it is read after the password was taken
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert process.wait(60) == 4
+    assert secret.encode() not in shown and b"*:recovery=*****" in shown
+
+
+def in_memory(pid: int, content: bytes) -> bool:
+    """Whether a process has the bytes anywhere in its memory."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            places, rights, *rest = line.split()
+            start, end = (int(part, 16) for part in places.split("-"))
+            is_program = "r" in rights and rest[-1] not in ("[vvar]", "[vsyscall]", "[vvar_vclock]")
+            if is_program and content in os.pread(memory.fileno(), end - start, start):
+                return True
+    return False
+
+
+@pytest.mark.root
+def test_the_worker_forgets(mntapi: Mntapi, target: Path, tmp_path: Path, key_file: Path) -> None:
+    """What opened a slot of PBKDF2 is nowhere in its memory afterwards. (OpenSSL's Argon2 leaves a copy where it worked.)"""
+    from contract.luks_maker import encrypted
+
+    encrypted(tmp_path / "disk", "-c", "aes-xts-plain64", "-s", "512")
+    mntapi("mount", tmp_path / "disk", target, "--layout", "blocks", "--key", f"*:{key_file}")
+    try:
+        (worker,) = mntapi.workers()
+        assert len(list((target / "volumes").glob("luks-*"))) == 1
+        assert not in_memory(worker.pid, PASSPHRASE)
+    finally:
+        mntapi("umount", target)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("more", [(), ("--layout", "blocks", "--overlay", "memory"), ("--fuse-backend", "fusepy")], ids=str)
+def test_a_mount(mntapi: Mntapi, encrypted: Path, target: Path, key_file: Path, uuid: str, more: tuple[str, ...]) -> None:
+    """The worker derives with 64 MiB in its confinement; afterwards the passphrase is in no file or argument."""
+    mntapi("mount", encrypted, target, "--key", f"{uuid}:{key_file}", *more)
+    try:
+        name = f"luks-{uuid[:8]}"
+        if "blocks" in more:
+            assert (target / "volumes" / name).read_bytes()[1080:1082] == b"\x53\xef"
+        else:
+            assert (target / name / "hello").read_text() == "hello\n"
+        (worker,) = mntapi.workers()
+        assert PASSPHRASE.decode() not in " ".join(worker.cmdline())
+        assert str(key_file) not in " ".join(worker.cmdline())
+        for path in mntapi.run_dir.rglob("*"):
+            if path.is_file():
+                assert PASSPHRASE not in path.read_bytes(), path
+    finally:
+        mntapi("umount", target)
+
+
+@pytest.mark.root
+def test_a_mount_without_the_key(mntapi: Mntapi, encrypted: Path, target: Path, key_file: Path) -> None:
+    """Mounted all the same, with a note; a key for another volume is not used."""
+    for more in ((), ("--key", f"disk7:{key_file}")):
+        done = mntapi("mount", encrypted, target, *more)
+        assert "wants a passphrase or key file" in done.stderr and "wrong key" not in done.stderr
+        mntapi("umount", target)
+
+
+@pytest.mark.root
+def test_a_detached_header(mntapi: Mntapi, target: Path, tmp_path: Path, key_file: Path) -> None:
+    from contract.luks_maker import encrypted_apart
+
+    content = encrypted_apart(tmp_path / "disk", tmp_path / "header", "-c", "aes-xts-plain64", "-s", "512")
+    header = ("--key", f"disk0:header={tmp_path / 'header'}")
+    mntapi("mount", tmp_path / "disk", target, "--layout", "blocks", *header, "--key", f"*:{key_file}")
+    try:
+        (volume,) = (target / "volumes").iterdir()
+        assert volume.read_bytes() == content
+    finally:
+        mntapi("umount", target)
+
+
+@pytest.mark.root
+def test_an_encrypted_image_in_a_worker(mntapi: Mntapi, target: Path, tmp_path: Path, key_file: Path) -> None:
+    need("qemu-img")
+    secret = ("--object", f"secret,id=s,data={PASSPHRASE.decode()}")
+    options = ("-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10")
+    create_encrypted("-q", *secret, "-f", "qcow2", *options, tmp_path / "disk.qcow2", "1M")
+    mntapi("mount", tmp_path / "disk.qcow2", target, "--key-file", key_file, "--layout", "blocks")
+    try:
+        assert (target / "disks" / "disk0").read_bytes() == bytes(MIB)
+    finally:
+        mntapi("umount", target)
+
+
+class Terminal:
+    """A command at a terminal of its own."""
+
+    def __init__(self, mntapi: Mntapi, *arguments: object) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(sys.executable, [*mntapi.argv, *map(str, arguments)], mntapi.environment)
+        self.shown = b""
+
+    def wait_for(self, text: bytes, times: int = 1) -> None:
+        """Until it has shown the text so often."""
+        while self.shown.count(text) < times:
+            assert self._read(), self.shown
+
+    def answer(self, text: bytes, times: int = 1) -> None:
+        """Type after its question was asked so often; what is typed before is thrown away."""
+        self.wait_for(b"leave it locked): ", times)
+        os.write(self.fd, text)
+
+    def _read(self) -> bytes:
+        """What it shows next; nothing when it has ended. A minute without anything ends it."""
+        if not select.select([self.fd], [], [], 60)[0]:
+            os.kill(self.pid, signal.SIGKILL)
+        try:
+            chunk = os.read(self.fd, 4096)
+        except OSError:  # how the end of a terminal looks
+            return b""
+        self.shown += chunk
+        return chunk
+
+    def end(self) -> int:
+        """Its exit code."""
+        while self._read():
+            continue
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_asked_at_the_terminal(mntapi: Mntapi, encrypted: Path, uuid: str) -> None:
+    terminal = Terminal(mntapi, "cat", encrypted, f"/luks-{uuid[:8]}/hello")
+    terminal.answer(b"wrong\n")
+    assert b"disk0: luks2: wants a passphrase or key file; slot 0" in terminal.shown
+    terminal.wait_for(b"wrong key; luks2: wants")
+    terminal.answer(PASSPHRASE + b"\n", times=2)
+    assert terminal.end() == 0
+    assert b"hello" in terminal.shown and PASSPHRASE not in terminal.shown
+
+
+def test_nothing_is_typed(mntapi: Mntapi, encrypted: Path) -> None:
+    for answer in (b"\n", b"\x04"):
+        terminal = Terminal(mntapi, "ls", encrypted)
+        terminal.answer(answer)
+        assert terminal.end() == 0
+
+
+def test_info_asks_nobody(mntapi: Mntapi, encrypted: Path) -> None:
+    terminal = Terminal(mntapi, "info", encrypted)
+    assert terminal.end() == 0
+    assert b"leave it locked" not in terminal.shown and b"encrypted" in terminal.shown
+
+
+@pytest.mark.root
+def test_a_mount_asks(mntapi: Mntapi, encrypted: Path, target: Path, uuid: str) -> None:
+    terminal = Terminal(mntapi, "mount", encrypted, target)
+    terminal.answer(PASSPHRASE + b"\n")
+    try:
+        assert terminal.end() == 0, terminal.shown
+        assert (target / f"luks-{uuid[:8]}" / "hello").read_text() == "hello\n"
+    finally:
+        mntapi("umount", target)
+
+
+@pytest.mark.root
+def test_ctrl_c_at_the_question(mntapi: Mntapi, encrypted: Path, target: Path) -> None:
+    """The mount is undone, which the fixture checks."""
+    terminal = Terminal(mntapi, "mount", encrypted, target)
+    terminal.answer(b"\x03")
+    assert terminal.end() == 130
