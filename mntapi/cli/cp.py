@@ -14,7 +14,7 @@ from mntapi.cli.progress import progress_bar
 from mntapi.errors import MntapiError, NotFound
 from mntapi.restore.copy import Copier, CopyOptions
 from mntapi.session.paths import parts_of, resolve
-from mntapi.session.tree import open_tree, without_snapshots
+from mntapi.session.tree import open_tree
 from mntapi.units import format_size
 
 
@@ -39,7 +39,7 @@ def command(
         raise click.UsageError("cp needs at least one PATH and a DEST")
     *sources, destination = paths
     with disks.open() as disk_set, progress_bar(quiet) as progress:
-        tree = without_snapshots(open_tree(disk_set))
+        tree = open_tree(disk_set, snapshots=False)
         copier = Copier(tree, CopyOptions(recursive=recursive, overwrite=overwrite, owner=owner), progress)
         missing = 0
         for source in sources:

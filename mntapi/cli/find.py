@@ -15,7 +15,7 @@ from mntapi.cli.main import OK, PARTIAL
 from mntapi.cli.output import emit, emit_json, shown
 from mntapi.cli.walk import Walker
 from mntapi.session.paths import parts_of, resolve
-from mntapi.session.tree import open_tree, without_snapshots
+from mntapi.session.tree import open_tree
 from mntapi.types import Entry, FileKind, FileSystem
 from mntapi.units import parse_size
 
@@ -93,7 +93,7 @@ def command(
         kinds = {_TYPES[letter] for letter in types}
         tests.append(lambda entry: entry.node.kind in kinds)
     with disks.open() as disk_set:
-        tree = without_snapshots(open_tree(disk_set))
+        tree = open_tree(disk_set, snapshots=False)
         walker = Walker(tree)
         found = (hit for hit in _candidates(tree, walker, path) if all(test(hit[1]) for test in tests))
         if as_json:

@@ -9,6 +9,7 @@ from mntapi.cli.output import escape, table, time_text
 from mntapi.errors import MntapiError
 from mntapi.guests.types import Application, Guest, MountKind, MountPoint, PointInTime
 from mntapi.session.diskset import DiskSet
+from mntapi.session.guest_tree import is_medium
 
 _MAX_REASONS = 5
 _MAX_PATHS = 3
@@ -126,9 +127,8 @@ def _not_shown(guest: Guest, *, verbose: bool) -> Iterator[str]:
         mounts = [mount for mount in guest.mounts if mount.kind is kind]
         shown = mounts if verbose else mounts[:_MAX_REASONS]
         for mount in shown:
-            is_device = "not a volume of the set" in (mount.reason or "")
             why = f" ({escape(mount.reason)})" if mount.reason else ""
-            yield f"{escape(mount.path)}  {kind.value}: {escape(mount.source)}{why}{'' if is_device else advice}"
+            yield f"{escape(mount.path)}  {kind.value}: {escape(mount.source)}{why}{'' if is_medium(mount) else advice}"
         if len(shown) < len(mounts):
             yield f"{len(mounts) - len(shown)} more mount points are {kind.value}; -v shows all"
 

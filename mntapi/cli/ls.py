@@ -13,7 +13,7 @@ from mntapi.cli.main import OK, PARTIAL
 from mntapi.cli.output import emit, emit_json, shown, table
 from mntapi.cli.walk import Walker, join
 from mntapi.session.paths import parts_of, resolve
-from mntapi.session.tree import open_tree, without_snapshots
+from mntapi.session.tree import open_tree
 from mntapi.types import Entry, FileKind, FileSystem
 
 
@@ -30,9 +30,7 @@ def command(disks: SetArguments, path: str, long: bool, recursive: bool, as_json
     / lists the volumes, and /disk0p1/etc is a folder on one.
     """
     with disks.open() as disk_set:
-        tree = open_tree(disk_set)
-        if recursive:
-            tree = without_snapshots(tree)
+        tree = open_tree(disk_set, snapshots=not recursive)
         walker = Walker(tree)
         folders = _folders(tree, walker, path, recursive)
         if as_json:

@@ -13,9 +13,12 @@ before there is a key to try.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 
 def preload() -> None:
     """Import and load now all that is needed later, for a process that soon can open no files any more."""
+    import_module("mntapi.crypto.luks1")  # which imports all modules here
     from mntapi.crypto import derivation, gcrypt, openssl
 
     openssl.preload()

@@ -76,6 +76,8 @@ class Application:
     publisher: str | None = None
     kind: str = "application"
     """``application``, ``package`` or ``service``."""
+    path: str | None = None
+    """Where it is, as the guest writes it: a folder, or the command line of a service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +141,5 @@ class Candidate:
     signature: Signature | None
     filesystem: Callable[[], FileSystem]
     """Opens its file system, once. Raises MntapiError where there is none that is read."""
+    below: tuple[Volume, ...] = ()
+    """What it lies in, as long as that is one volume: the partition of an encrypted one, then the disk."""

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from mntapi.errors import Corrupt, IsADirectory, MntapiError, NotADirectory, NotFound
 from mntapi.session.diskset import DiskSet
-from mntapi.session.guest_tree import GuestTree, assemble
 from mntapi.types import Blocks, Capacity, Entry, FileKind, FileSystem, Node, Usage, Volume
 
 _VOLUME_SHIFT = 48
@@ -19,17 +18,18 @@ _VOLUME_SHIFT = 48
 _ROOT = 1
 
 
-def open_tree(disk_set: DiskSet) -> FileSystem:
+def open_tree(disk_set: DiskSet, *, snapshots: bool = True) -> FileSystem:
     """The tree that a user means by a path: the guests' own, or, where there is none, that of the volumes by name.
 
-    In the first, too, a volume is found under its name, unless the guest has a file of that name.
+    In the first, too, a volume is found under its name, unless the guest has a file of that name. ``snapshots``: whether those
+    beside the live files are listed, or only found by name: whoever walks through all of it wants each file once.
     """
-    return assemble(disk_set, disk_set.guests) if disk_set.guests else VolumeTree(disk_set)
+    if not disk_set.guests:
+        return VolumeTree(disk_set)
+    from mntapi.session.guest_tree import assemble  # not needed where there is no guest
 
-
-def without_snapshots(tree: FileSystem) -> FileSystem:
-    """The tree for walking through all of it: snapshots beside the live tree are not listed, and found by name."""
-    return tree.without_snapshots() if isinstance(tree, GuestTree) else tree
+    tree = assemble(disk_set, disk_set.guests)
+    return tree if snapshots else tree.without_snapshots()
 
 
 class VolumeTree:

@@ -42,7 +42,7 @@ class LinuxMachine:
 
 
 def make_linux(folder: Path) -> LinuxMachine:
-    """``web01.raw``: GPT with four ext4 volumes; nothing mounts the last one."""
+    """``web01.raw``: GPT with four ext4 volumes; nothing mounts the last one, which has an earlier state of the root."""
     need("mke2fs", "sfdisk")
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     sources = [_root(folder / "root"), _home(folder / "home"), _data(folder / "data"), _spare(folder / "spare")]
@@ -62,7 +62,8 @@ def make_linux(folder: Path) -> LinuxMachine:
 
 
 def _root(top: Path) -> Path:
-    for name in ("bin", "backup", "home", "srv/data", "var/www", "var/log", "mnt/nas", "tmp", "usr/share/zoneinfo/Europe", "run"):
+    folders = ("bin", "backup", "home", "srv/data", "var/www", "var/log", "mnt/nas", "tmp", "usr/share/zoneinfo/Europe", "run")
+    for name in folders:
         (top / name).mkdir(parents=True)
     (top / "etc").mkdir()
     (top / "usr/lib").mkdir()
@@ -105,6 +106,13 @@ def _data(top: Path) -> Path:
 
 
 def _spare(top: Path) -> Path:
+    """With what Timeshift keeps of the root."""
+    old = top / "timeshift/snapshots/2026-11-01_02-00-00"
+    (old / "localhost/etc").mkdir(parents=True)
+    (old / "localhost/etc/hostname").write_text("old01\n")
+    (old / "localhost/etc/gone").write_text("deleted since\n")
+    (old / "localhost/etc/link").symlink_to("/etc/hostname")
+    (old / "info.json").write_text(f'{{"created": "1793498400", "sys-uuid": "{ROOT_UUID}", "comments": "before"}}')
     (top / "etc").mkdir(parents=True)
     (top / "etc/own").write_text("spare\n")
     (top / "link").symlink_to("/etc/own")

@@ -79,7 +79,7 @@ def system_tree(devices: Mapping[str, bytes] | None = None, *, current: int = 1,
                 **(control or {}),
             },
             "Services": {
-                "Tcpip": {"Type": 1, "Parameters": {"Hostname": "anns-pc", "NV Hostname": "Anns-PC", "Domain": "example.org"}},
+                "Tcpip": {"Type": 1, "Parameters": {"Hostname": "anns-pc", "NV Hostname": "renamed", "Domain": "example.org"}},
                 "Spooler": {
                     "Type": 0x110,
                     "DisplayName": "@%systemroot%\\system32\\spoolsv.exe,-1",

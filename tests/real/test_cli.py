@@ -55,7 +55,7 @@ def test_info_tells_the_free_space_that_e2fsprogs_and_ntfsprogs_tell(mntapi, dis
 def test_info_page(mntapi, disk: RealDisk) -> None:
     page = mntapi("info", disk.vmdk).stdout
     assert "disk0p1" in page and "ext4" in page and "32.0 MiB" in page and "root" in page
-    tree = [line.split("  ")[0] for line in page.splitlines() if "disk0p" in line]
+    tree = [line.split("  ")[0] for line in page.splitlines() if "─ disk0p" in line]
     assert tree == ["├─ disk0p1", "└─ disk0p2"] and "░" in page and "partitions" in page
     start = mntapi.json("info", disk.vmdk)["volumes"][1]["offset"]
     assert f"starts at: byte {start} of disk0" in mntapi("info", "-v", disk.vmdk).stdout

@@ -66,7 +66,7 @@ def same_tree(shown: Path, source: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["kernel", "fusepy"])
 def test_volumes_as_folders(mounted, disk: RealDisk, backend: str) -> None:
-    top = mounted(disk.vmdk, "--fuse-backend", backend)
+    top = mounted(disk.vmdk, "--layout", "volumes", "--fuse-backend", backend)
     assert sorted(os.listdir(top)) == ["disk0p1", "disk0p2"]
     same_tree(top / "disk0p1", disk.files)
     assert (top / "disk0p2/budget.csv").read_bytes() == disk.budget
@@ -122,7 +122,7 @@ def test_what_the_kernel_cannot_mount_is_said(mntapi, disk: RealDisk, target: Pa
 
 def test_unreadable_volumes_are_there_and_say_why(mntapi, mounted, disk: RealDisk, tmp_path: Path) -> None:
     (tmp_path / "unknown.raw").write_bytes(b"\xff" * (1 << 20))
-    top = mounted(disk.vmdk, "-d", tmp_path / "unknown.raw")
+    top = mounted(disk.vmdk, "-d", tmp_path / "unknown.raw", "--layout", "volumes")
     assert "disk1" in os.listdir(top)
     with pytest.raises(OSError, match="not supported"):
         os.listdir(top / "disk1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 
@@ -57,13 +58,12 @@ def test_every_version_the_newest_first(tree: GuestTree, path: str) -> None:
     found = versions_of(tree, path)
     assert told(found) == BUDGET
     assert [one.path for one in found][:3] == ["/home/ann/budget", f"/home/{T3}/ann/budget", f"/home/{T2}/ann/budget"]
-    assert [one.differs(other) for one, other in zip(found, found[1:], strict=False)] == [None, None, False, True]
+    assert [one.differs(other) for one, other in pairwise(found)] == [None, None, False, True]
     assert [one.time_ns for one in found] == [None, 1772323200 * 10**9, 1769904000 * 10**9, 1767225600 * 10**9, None]
     assert "broken" in str(found[1].reason) and not found[1].is_gone
 
 
-def test_a_volume_by_its_name_has_the_versions_of_where_it_is_mounted(tree: GuestTree) -> None:
-    assert told(versions_of(tree, "/home/ann/budget")) == told(versions_of(tree, "/volumes~/../home/ann/budget")) == BUDGET
+def test_a_volume_by_its_name_has_the_versions_of_where_it_is_shown() -> None:
     alone = tree_of({**SET, "root": {"etc": {}}}, details=DETAILS)
     assert told(versions_of(alone, "/home/ann/budget")) == told(versions_of(alone, "/volumes/home/ann/budget")) == BUDGET
 
@@ -71,7 +71,7 @@ def test_a_volume_by_its_name_has_the_versions_of_where_it_is_mounted(tree: Gues
 def test_what_is_gone_and_what_is_new(tree: GuestTree) -> None:
     gone = versions_of(tree, "/home/ann/gone")
     assert [(one.label, one.is_gone) for one in gone] == [("live", True), (T3, False), (T2, True), (T1, False), ("@s0", True)]
-    assert [one.differs(other) for one, other in zip(gone, gone[1:], strict=False)] == [True, True, True, True]
+    assert [one.differs(other) for one, other in pairwise(gone)] == [True, True, True, True]
     new = versions_of(tree, "/home/ann/new")
     assert new[0].sha256 == sha256(b"n").hexdigest() and new[2].is_gone and new[2].differs(new[3]) is False
     with pytest.raises(NotFound, match="now or in a snapshot"):

@@ -8,15 +8,20 @@ on images made by qemu-img, where the specification says 256 bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from mntapi.blocks import read_clipped, whole
-from mntapi.crypto.luks1 import HEADER_LENGTH, master_key, parse_luks1
-from mntapi.crypto.sectors import RUN, SectorCipher, sector_cipher
 from mntapi.errors import Corrupt, Denied, MntapiError, Unsupported
 from mntapi.images.qcow2.header import CryptMethod, Header
 from mntapi.images.qcow2.mapping import Source
 from mntapi.types import Extent, ExtentKind, FileBlocks
 from mntapi.units import SECTOR, align_down, align_up
+
+if TYPE_CHECKING:
+    from mntapi.crypto.sectors import SectorCipher
+
+CHUNK = 1 << 20
+"""Bytes that are decrypted at once."""
 
 
 def decrypting(file: FileBlocks, data_file: FileBlocks, header: Header, passphrases: Sequence[bytes]) -> Source:
@@ -35,6 +40,8 @@ def decrypting(file: FileBlocks, data_file: FileBlocks, header: Header, passphra
             hint="give its passphrase",
             reason="encrypted",
         )
+    from mntapi.crypto.sectors import sector_cipher  # most images are not encrypted, and it takes time to import
+
     try:
         if header.crypt_method is CryptMethod.AES:
             key = passphrases[0][:16].ljust(16, b"\0")
@@ -46,6 +53,9 @@ def decrypting(file: FileBlocks, data_file: FileBlocks, header: Header, passphra
 
 
 def _luks_cipher(file: FileBlocks, header: Header, passphrases: Sequence[bytes]) -> SectorCipher:
+    from mntapi.crypto.luks1 import HEADER_LENGTH, master_key, parse_luks1
+    from mntapi.crypto.sectors import sector_cipher
+
     if header.extensions.crypto is None:
         raise Corrupt("is encrypted with LUKS and does not say where its header is", path=file.path, offset=32)
     start, length = header.extensions.crypto
@@ -77,8 +87,8 @@ class _Decrypting:
         guest = offset & ((1 << 64) - 1) if self._guest_keyed else offset
         shift = offset >> 64 if self._guest_keyed else 0
         end = guest + len(buffer)
-        for start in range(align_down(guest, SECTOR), end, RUN):
-            stop = min(align_up(end, SECTOR), start + RUN)
+        for start in range(align_down(guest, SECTOR), end, CHUNK):
+            stop = min(align_up(end, SECTOR), start + CHUNK)
             content = memoryview(bytearray(stop - start))
             available = min(len(content), self._file.size - start - shift)  # a raw data file may end inside the last sector
             self._file.readinto(start + shift, content[:available])
