@@ -10,11 +10,9 @@ import click
 from mntapi.cli.arguments import SetArguments, json_option, takes_set
 from mntapi.cli.info_guests import applications_page, describe_guest, mounted_at, title
 from mntapi.cli.info_page import page
-from mntapi.cli.info_svg import draw
 from mntapi.cli.main import OK, PARTIAL, report
 from mntapi.cli.output import emit, emit_json, escape
 from mntapi.errors import MntapiError
-from mntapi.export.newfile import new_file
 from mntapi.session.diskset import DiskSet
 from mntapi.session.stack import Stack
 from mntapi.types import Image, Volume
@@ -57,6 +55,9 @@ def _list_applications(disk_set: DiskSet) -> int:
 
 
 def _draw(disk_set: DiskSet, target: str) -> None:
+    from mntapi.cli.info_svg import draw  # only who wants a picture pays for these
+    from mntapi.export.newfile import new_file
+
     picture = draw(disk_set)
     if target == "-":
         emit(picture)

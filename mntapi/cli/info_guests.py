@@ -9,7 +9,6 @@ from mntapi.cli.output import escape, table, time_text
 from mntapi.errors import MntapiError
 from mntapi.guests.types import Application, Guest, MountKind, MountPoint, PointInTime
 from mntapi.session.diskset import DiskSet
-from mntapi.session.guest_tree import is_medium
 
 _MAX_REASONS = 5
 _MAX_PATHS = 3
@@ -33,10 +32,9 @@ def heading(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
 
 def title(guest: Guest) -> str:
     """``Debian GNU/Linux 12 (bookworm), x86_64, host web01``."""
-    edition = guest.edition if guest.edition and guest.edition not in (guest.product or "") else None
     build = f"build {guest.build}" if guest.build and guest.build not in (guest.product or "") else None
     host = f"host {guest.hostname}" if guest.hostname else None
-    said = (guest.product or guest.family.value, edition, build, guest.architecture, host)
+    said = (guest.product or guest.family.value, build, guest.architecture, host)
     return ", ".join(part for part in said if part)
 
 
@@ -123,6 +121,8 @@ def _lines(guest: Guest, names: dict[str, str], *, verbose: bool) -> Iterator[st
 
 def _not_shown(guest: Guest, *, verbose: bool) -> Iterator[str]:
     """Mount points whose files are not on the disks."""
+    from mntapi.session.guest_tree import is_medium  # not needed where there is no guest
+
     for kind, advice in ((MountKind.MISSING, "; give the disk with -d"), (MountKind.NETWORK, "")):
         mounts = [mount for mount in guest.mounts if mount.kind is kind]
         shown = mounts if verbose else mounts[:_MAX_REASONS]
@@ -135,7 +135,12 @@ def _not_shown(guest: Guest, *, verbose: bool) -> Iterator[str]:
 
 def _all_of(guest: Guest) -> Iterator[str]:
     """What -v adds."""
-    said = {"machine id": guest.machine_id or "", "users": ", ".join(user.name for user in guest.users), **guest.details}
+    said = {
+        "edition": guest.edition or "",
+        "machine id": guest.machine_id or "",
+        "users": ", ".join(user.name for user in guest.users),
+        **guest.details,
+    }
     yield from (f"{escape(name)}: {escape(value)}" for name, value in said.items() if value)
     for mount in guest.mounts:
         if mount.kind in (MountKind.VOLUME, MountKind.BIND, MountKind.VIRTUAL):

@@ -281,6 +281,8 @@ def _lookup_folded(fs: FileSystem, folder: Node, name: str) -> Node:
     try:
         return fs.lookup(folder, name)
     except NotFound:
+        if getattr(fs, "folds_case", False):  # the reader has looked for other cases, and without reading every inode
+            raise
         wanted = name.casefold()
         for count, entry in enumerate(fs.scan(folder)):
             if count == MAX_NAMES:

@@ -11,7 +11,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Protocol, cast
 
-from mntapi.errors import MntapiError
+from mntapi.errors import MntapiError, NotFound
 from mntapi.guests.types import Candidate, Guest
 from mntapi.types import FileSystem, Volume
 
@@ -24,6 +24,12 @@ FAMILIES = (
     "mntapi.guests.linux",
 )
 """In the order in which they are asked. Linux is last, for others too have an os-release, an fstab or a folder ``etc``."""
+
+_SYSTEM_FOLDERS = (
+    "etc", "usr", "bin", "sbin", "nix", "ostree", "System", "system", "build.prop", "default.prop", "boot.cfg", "BOOT.CFG",
+)  # fmt: skip
+"""A volume with none of them at its top holds no system but Windows, and its set does not pay for looking; of btrfs, its
+subvolumes do."""
 
 MAX_GUESTS = 64
 """Systems of one family that are looked into."""
@@ -44,11 +50,30 @@ def find_guests(candidates: Sequence[Candidate]) -> list[Guest]:
     """
     order = {candidate.volume.id: place for place, candidate in enumerate(candidates)}
     found: list[Guest] = []
-    for name in FAMILIES:
+    for name in FAMILIES if any(map(_has_system_folder, candidates)) else FAMILIES[:1]:
         known = {guest.volume for guest in found}
         family = cast(FamilyModule, import_module(name))
         found += [guest for guest in islice(family.find(candidates), MAX_GUESTS) if guest.volume not in known]
     return sorted(found, key=lambda guest: order[guest.volume])
+
+
+def _has_system_folder(candidate: Candidate) -> bool:
+    """Whether something that systems other than Windows have is at the top; true where that cannot be told."""
+    try:
+        filesystem = candidate.filesystem()
+    except MntapiError:
+        return False
+    return filesystem.kind == "btrfs" or any(_is_there(filesystem, name) for name in _SYSTEM_FOLDERS)
+
+
+def _is_there(filesystem: FileSystem, name: str) -> bool:
+    try:
+        filesystem.lookup(filesystem.root, name)
+    except NotFound:
+        return False
+    except MntapiError:
+        return True
+    return True
 
 
 def readable(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, FileSystem]]:

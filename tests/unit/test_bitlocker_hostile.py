@@ -33,6 +33,7 @@ from mntapi.keys import Key, KeyKind, Keys, Secret
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.volumes import bitlocker
 from mntapi.volumes.bitlocker import encryptonwrite, layout, protectors
+from mntapi.volumes.bitlocker import scheme as scheme_module
 from mntapi.volumes.bitlocker.boot import is_bitlocker, parse_boot
 from mntapi.volumes.bitlocker.ciphers import cipher
 from mntapi.volumes.bitlocker.metadata import parse_metadata, parse_startup_key, sealed_entry
@@ -232,8 +233,10 @@ def test_a_key_is_derived_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "locked").write_bytes(Made(PLAIN, protectors=(TPM_ID,)).image())
     disks = [HostFile.open(str(tmp_path / name)) for name in ("volume", "locked")]
     calls: list[UUID] = []
-    real = bitlocker.unlock
-    monkeypatch.setattr(bitlocker, "unlock", lambda metadata, keys: calls.append(metadata.identifier) or real(metadata, keys))
+    real = scheme_module.unlock
+    monkeypatch.setattr(
+        scheme_module, "unlock", lambda metadata, keys: calls.append(metadata.identifier) or real(metadata, keys)
+    )
     scheme = bitlocker.with_keys(Keys((STARTUP,)))
     containers = [Volume(id=f"disk{index}", name="disk0", kind="disk", blocks=disk) for index, disk in enumerate(disks)]
     for _ in range(3):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contract.guest_sets import bind, linux, mount, tree_of, windows
 from contract.memory_filesystem import MemoryFileSystem
-from mntapi.errors import Corrupt, MntapiError, NotADirectory, NotFound, Unsupported
+from mntapi.errors import Corrupt, MntapiError, NotADirectory, NotFound, ReadFailed, Unsupported
 from mntapi.guests.types import Guest, MountKind, MountPoint
 from mntapi.session.guest_tree import GuestTree, ShownTree, shown
 from mntapi.session.guest_tree.shown import Stale
@@ -256,6 +256,20 @@ def test_targets_no_link_can_have_are_refused_as_ever() -> None:
     for name in (b"empty", b"nul"):
         with pytest.raises(Corrupt, match="no Linux link"):
             tree.readlink(tree.lookup(1, name).number)
+
+
+def test_a_target_that_cannot_be_read_is_told_when_it_is_asked_for() -> None:
+    tree = tree_of({"root": {"link": "/x"}}, linux())
+
+    def unreadable(_link: Node) -> str:
+        raise ReadFailed("bad sector")
+
+    tree.places.all[0].origin.filesystem.readlink = unreadable
+    shown_tree = ShownTree(tree)
+    link = shown_tree.lookup(shown_tree.root, "link")
+    assert link.size == 2
+    with pytest.raises(ReadFailed):
+        shown_tree.readlink(link)
 
 
 NAMES = st.sampled_from(["a", "b", "c", "..", ".", "@old"])

@@ -22,7 +22,7 @@ from mntapi.guests import windows
 from mntapi.guests.files import MAX_NAMES
 from mntapi.guests.finder import find_guests
 from mntapi.guests.types import Application, Family, User
-from mntapi.guests.windows import accounts, guest, registry
+from mntapi.guests.windows import accounts, registry, systems
 
 PARTITION = "gpt:09931f21-7faf-44a9-81d8-1e73c14b9eaf"
 
@@ -310,7 +310,7 @@ def test_a_top_folder_with_too_many_names():
 
 
 def test_so_many_folders_are_looked_into_and_no_more(monkeypatch):
-    monkeypatch.setattr(guest, "MAX_FOLDERS", 1)
+    monkeypatch.setattr(systems, "MAX_FOLDERS", 1)
     other = windows_files(system_tree(), software_tree(TEN | {"SystemRoot": "C:\\Other"}), folder="Other")
     assert guests({"first": {}, **other}) == []
     assert len(guests({**other, "second": {}})) == 1

@@ -76,6 +76,7 @@ def test_what_is_gone_and_what_is_new(tree: GuestTree) -> None:
     assert new[0].sha256 == sha256(b"n").hexdigest() and new[2].is_gone and new[2].differs(new[3]) is False
     with pytest.raises(NotFound, match="now or in a snapshot"):
         versions_of(tree, "/etc/absent")
+    assert told(versions_of(tree_of(SET, linux()), "/volumes/home/ann/new")) == [("live", sha256(b"n").hexdigest())]
     assert told(versions_of(tree, "/etc/passwd")) == [("live", sha256(b"now").hexdigest())]
 
 

@@ -57,6 +57,9 @@ class NtfsFileSystem:
     files as 0644, without the write bits where they are read-only; the owner is root.
     """
 
+    folds_case = True
+    """``lookup`` finds names whatever their case."""
+
     def __init__(self, volume: Blocks, boot: Boot, kind: str) -> None:
         self.kind = kind
         self._volume = volume

@@ -92,7 +92,8 @@ class TskFileSystem:
         self._block_size = int(session.fs.info.block_size)
         self._root_number = int(session.fs.info.root_inum)
         self._hides_specials = kind == "iso9660" and has_rock_ridge(volume)
-        self._folders = Folders(self._listing, self.node, fold=fold_case if self._traits.folds_case else None)
+        self.folds_case = self._traits.folds_case
+        self._folders = Folders(self._listing, self.node, fold=fold_case if self.folds_case else None)
         self.root = self.node(self._root_number)
         if self.root.kind is not FileKind.DIRECTORY:
             raise Corrupt("the root is no folder", found=self.root.kind)

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from mntapi.errors import MntapiError
 from mntapi.guests.finder import readable
 from mntapi.guests.types import Candidate, Guest
-from mntapi.guests.windows.drives import Places
-from mntapi.guests.windows.guest import inspect, system_folders
+from mntapi.guests.windows.systems import system_folders
+from mntapi.types import FileSystem
 
 _KINDS = frozenset({"ntfs", "vfat", "exfat", "refs"})
 """File systems, by libblkid's names, that Windows starts from or may one day."""
@@ -31,15 +31,21 @@ def find(candidates: Sequence[Candidate]) -> Iterator[Guest]:
         candidates: the volumes that can be read. A drive letter of what one lies in (``below``: the partition of a BitLocker
             volume) is a letter of that one.
     """
+    found = [(*one, folder) for one in readable(candidates) for folder in _folders(one[1])]
+    if not found:
+        return
+    from mntapi.guests.windows.drives import Places  # other sets are not to pay for these
+    from mntapi.guests.windows.guest import inspect
+
     places = Places(candidates)
-    for candidate, filesystem in readable(candidates):
-        if filesystem.kind not in _KINDS:
-            continue
-        try:
-            folders = system_folders(filesystem)
-        except MntapiError:
-            continue  # its top folder cannot be read: the volume itself is listed with the reason
-        for folder in folders:
-            guest = inspect(candidate, filesystem, folder, places)
-            if guest is not None:
-                yield guest
+    for candidate, filesystem, folder in found:
+        guest = inspect(candidate, filesystem, folder, places)
+        if guest is not None:
+            yield guest
+
+
+def _folders(filesystem: FileSystem) -> list[str]:
+    try:
+        return system_folders(filesystem) if filesystem.kind in _KINDS else []
+    except MntapiError:
+        return []  # its top folder cannot be read: the volume itself is listed with the reason

@@ -7,50 +7,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from mntapi.errors import MntapiError, Unsupported
-from mntapi.guests.files import GuestFiles, exists, listdir
+from mntapi.guests.files import GuestFiles
 from mntapi.guests.types import Candidate, Family, Guest, MountKind, MountPoint
 from mntapi.guests.windows.accounts import users
 from mntapi.guests.windows.drives import Drives, Places
 from mntapi.guests.windows.folders import folder_mounts
 from mntapi.guests.windows.programs import programs
-from mntapi.guests.windows.registry import CONFIG, Registry, open_registry, unix_ns
+from mntapi.guests.windows.registry import Registry, open_registry, unix_ns
 from mntapi.guests.windows.release import VERSION, architecture, release
 from mntapi.guests.windows.state import hibernation, pending_restart
-from mntapi.types import FileKind, FileSystem
+from mntapi.guests.windows.systems import USUAL_FOLDERS
+from mntapi.types import FileSystem
 
-USUAL_FOLDERS = ("windows", "winnt")
-MAX_FOLDERS = 256
-"""Top folders with other names that are looked into for a system."""
-_NOT_A_GUEST = "windows.old"
 _SYSTEM_ROOT = re.compile(r"([A-Za-z]):\\([^\\]+)\\?")
 _NANOSECONDS = 1_000_000_000
-
-
-def system_folders(filesystem: FileSystem) -> list[str]:
-    """Names of the top folders with a registry in them, those that Windows uses first. Raises what reading the top raises."""
-    try:
-        names = [entry.name for entry in listdir(filesystem, "/") if entry.node.kind is FileKind.DIRECTORY]
-    except Unsupported:
-        names = [name for name in USUAL_FOLDERS if _is_there(filesystem, name)]
-    usual = [name for name in names if name.lower() in USUAL_FOLDERS]
-    others = [name for name in names if name.lower() not in (*USUAL_FOLDERS, _NOT_A_GUEST)]
-    return [name for name in (*usual, *others[:MAX_FOLDERS]) if _has_registry(filesystem, name)]
-
-
-def _is_there(filesystem: FileSystem, folder: str) -> bool:
-    """Whether there is such a top folder; no where that cannot be told, for there are too many."""
-    try:
-        return exists(filesystem, f"/{folder}", fold=True)
-    except MntapiError:
-        return False
-
-
-def _has_registry(filesystem: FileSystem, folder: str) -> bool:
-    try:
-        return any(exists(filesystem, f"/{folder}/{CONFIG}/{name}", fold=True) for name in ("SYSTEM", "SOFTWARE"))
-    except MntapiError:
-        return folder.lower() in USUAL_FOLDERS  # damaged, and told by what opening the hives says
 
 
 def inspect(candidate: Candidate, filesystem: FileSystem, folder: str, places: Places) -> Guest | None:

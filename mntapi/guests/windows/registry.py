@@ -11,10 +11,10 @@ from mntapi.errors import MntapiError, NotFound
 from mntapi.guests.files import GuestFiles, one_line, open_file
 from mntapi.guests.windows.regf import Hive, Key, Value
 from mntapi.guests.windows.regf.hive import MAX_READ
+from mntapi.guests.windows.systems import CONFIG
 from mntapi.types import Blocks
 from mntapi.units import KIB
 
-CONFIG = "System32/config"
 MAX_TEXT = 64 * KIB
 """Bytes of a value that is a text, or a few numbers."""
 _LOGS = (".LOG1", ".LOG2", ".LOG")

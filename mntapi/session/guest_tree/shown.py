@@ -112,7 +112,7 @@ class ShownTree:
 
     def _settled(self, link: Node, depth: int, names: Sequence[str]) -> str:
         """The relative target of a link that goes up again behind a name, which itself may be a link."""
-        start = self._way_to(link)
+        start = self._way_to(link, depth)
         trail = self._trail(names, start)
         common = 0
         while common < min(len(start), len(trail)) and start[common].node.inode == trail[common].node.inode:
@@ -130,19 +130,17 @@ class ShownTree:
                 return [*trail, Entry(name, Node(0, FileKind.FILE, 0))]
         return trail
 
-    def _way_to(self, link: Node) -> list[Entry]:
-        """The folders above a link, without their names."""
+    def _way_to(self, link: Node, depth: int) -> list[Entry]:
+        """The folders above a link, from the top, without their names."""
         way: list[Entry] = []
         number = link.inode
-        for _ in range(_DEPTHS):
+        for _ in range(depth):
             known = self._known.get(_plain(number))
             if known is None:
                 raise Stale("the folder of the link is not known any more")
             number = known[1]
-            if number == self.root.inode:
-                return way[::-1]
             way.append(Entry("", self._tree.node(_plain(number))))
-        raise Unsupported("a link too deep in the tree to tell where it leads", reason="deep-link")
+        return way[::-1]
 
     def _enter(self, directory: Node) -> Node:
         if _depth(directory.inode) == _LOOP:

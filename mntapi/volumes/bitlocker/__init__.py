@@ -11,24 +11,17 @@ encrypted, reading it is an error; a key is never in a message, and what it was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from mntapi.blocks import read_clipped
-from mntapi.errors import Denied, MntapiError
-from mntapi.keys import Key, Keys
-from mntapi.types import Scheme, Volume, VolumeState
-from mntapi.units import SECTOR, format_size
-from mntapi.volumes.bitlocker.blocks import SectorCipher
-from mntapi.volumes.bitlocker.boot import Boot, is_bitlocker, parse_boot
-from mntapi.volumes.bitlocker.layout import Form, Layout, assemble, plan
-from mntapi.volumes.bitlocker.metadata import MAX_BLOCK, METHODS, Metadata, State, parse_metadata
-from mntapi.volumes.bitlocker.protectors import describe, unlock
+from mntapi.keys import Keys
+from mntapi.types import Scheme, Volume
+from mntapi.units import SECTOR
+from mntapi.volumes.bitlocker.boot import is_bitlocker
 
-name = "bitlocker"
-
-_MAX_ASKED = 3
-"""Times a user is asked for the key of one volume."""
+if TYPE_CHECKING:
+    from mntapi.volumes.bitlocker.scheme import Containers
 
 
 def with_keys(keys: Keys) -> Scheme:
@@ -37,111 +30,19 @@ def with_keys(keys: Keys) -> Scheme:
 
 
 class _BitLocker:
-    """Remembers the ciphers of what it unlocked, so that a later round of the scan derives no key again."""
+    """The scheme; what it takes to unlock is imported with the first volume: other disks are not to pay for it."""
 
-    name = name
+    name = "bitlocker"
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._unlocked: dict[str, SectorCipher | MntapiError] = {}
+        self._containers: Containers | None = None
 
     def claims(self, volume: Volume) -> bool:
         return is_bitlocker(read_clipped(volume.blocks, 0, SECTOR))
 
     def volumes(self, claimed: Sequence[Volume]) -> Iterator[Volume]:
-        for container in claimed:
-            try:
-                yield self._volume(container)
-            except MntapiError as error:
-                yield replace(container, state=VolumeState.DAMAGED, reason=str(error))
+        from mntapi.volumes.bitlocker.scheme import Containers
 
-    def _volume(self, container: Volume) -> Volume:
-        boot = parse_boot(read_clipped(container.blocks, 0, SECTOR))
-        metadata = _metadata(container, boot)
-        layout = plan(boot, metadata, container.blocks)
-        details = _details(metadata, layout)
-        sector_cipher = None
-        if metadata.state != State.DECRYPTED:
-            try:
-                sector_cipher = self._cipher(container, boot, metadata)
-            except Denied as error:
-                reason = f"bitlocker: {_locked(metadata, error)}"
-                return replace(container, state=VolumeState.ENCRYPTED, reason=reason, details=details)
-        state, why = _state(container, metadata, layout)
-        return Volume(
-            id=f"bitlocker:{metadata.identifier}",
-            name=f"bitlocker-{str(metadata.identifier)[:8]}",
-            kind=name,
-            blocks=assemble(layout, container.blocks, metadata, boot, sector_cipher),
-            state=state,
-            reason=why,
-            members=(container.id,),
-            details=details,
-        )
-
-    def _cipher(self, container: Volume, boot: Boot, metadata: Metadata) -> SectorCipher:
-        from mntapi.volumes.bitlocker.ciphers import cipher  # here: scans without BitLocker need no cryptography
-
-        if container.id not in self._unlocked:
-            try:
-                method, key = self._unlock(container, metadata)
-                self._unlocked[container.id] = cipher(method, key, boot.sector_size)
-            except MntapiError as error:
-                self._unlocked[container.id] = error
-        known = self._unlocked[container.id]
-        if isinstance(known, MntapiError):
-            raise known
-        return known
-
-    def _unlock(self, container: Volume, metadata: Metadata) -> tuple[int, bytes]:
-        keys: Iterable[Key] = self._keys.of(container.id, container.name, str(metadata.identifier))
-        for _ in range(_MAX_ASKED):
-            try:
-                return unlock(metadata, keys)
-            except Denied as error:
-                keys = tuple(self._keys.ask(container.name, _locked(metadata, error)) if self._keys.ask else ())
-                if not keys:
-                    raise
-        return unlock(metadata, keys)
-
-
-def _metadata(container: Volume, boot: Boot) -> Metadata:
-    """The first copy of the metadata that is whole; the error of the first if none is."""
-    errors: list[MntapiError] = []
-    for at in boot.metadata:
-        try:
-            return parse_metadata(read_clipped(container.blocks, at, MAX_BLOCK), at)
-        except MntapiError as error:
-            errors.append(error)
-    raise errors[0]
-
-
-def _locked(metadata: Metadata, error: Denied) -> str:
-    """What opens the volume, after why it is not open."""
-    wanted = " or ".join(dict.fromkeys(describe(protector) for protector in metadata.protectors)) or "a key that is not there"
-    return f"wants {wanted}" if error.reason == "locked" else f"{error.what}; wants {wanted}"
-
-
-def _details(metadata: Metadata, layout: Layout) -> dict[str, str]:
-    method = METHODS.get(metadata.method, (f"0x{metadata.method:04x}", 0))[0]
-    details = {
-        "uuid": str(metadata.identifier),
-        "cipher": "none" if metadata.state == State.DECRYPTED else method,
-        "protectors": "; ".join(describe(protector) for protector in metadata.protectors),
-        "encrypted": f"{format_size(layout.total(Form.ENCRYPTED))} of {format_size(layout.size)}",
-    }
-    return details | ({"description": metadata.description} if metadata.description else {})
-
-
-def _state(container: Volume, metadata: Metadata, layout: Layout) -> tuple[VolumeState, str | None]:
-    """The state of an unlocked volume, and why."""
-    missing = metadata.state_offset - layout.size if metadata.state == State.ENCRYPTED else 0
-    if container.state is not VolumeState.OK:
-        return container.state, container.reason
-    if missing > 0:
-        return VolumeState.INCOMPLETE, f"goes past the end of its disk: {missing} bytes are missing"
-    if unknown := layout.total(Form.UNKNOWN):
-        return VolumeState.INCOMPLETE, f"its conversion was interrupted: it is not known whether {unknown} bytes are encrypted"
-    if layout.is_converting:
-        return VolumeState.DIRTY, "is being converted: what was under way when the disk was copied may read wrong"
-    return VolumeState.OK, None
+        self._containers = self._containers or Containers(self._keys)
+        return self._containers.volumes(claimed)

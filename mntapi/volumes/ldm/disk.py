@@ -12,17 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mntapi.blocks import Concat, Missing, Slice, read, read_clipped
+from mntapi.blocks import Concat, Missing, Slice, read
 from mntapi.errors import Corrupt, MntapiError, Unsupported
 from mntapi.types import Blocks, Volume
-from mntapi.units import SECTOR
-from mntapi.volumes.bootrecord import has_magic, is_table, parse_record
 from mntapi.volumes.ldm.database import MAX_CONFIG, Database, parse_database
 from mntapi.volumes.ldm.header import ABSENT, Contents, PrivateHeader, parse_contents, parse_header
-
-MBR_TYPE = 0x42
-METADATA_TYPE = "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3"
-DATA_TYPE = "af9b60a0-1431-4f62-bc68-3311714a69ad"
 
 _FIRST_HEADER = 6
 """Sector of the first header, on MBR disks only."""
@@ -82,18 +76,13 @@ class DynamicDisk:
         return Missing(length, f"{self.volume.name} ends before it", sector_size=self.header.sector_size)
 
 
-def is_mbr_disk(volume: Volume) -> bool:
-    """Whether its boot record has a partition of type 42 and one of the headers is there. An I/O error is raised."""
-    sector = read_clipped(volume.blocks, 0, SECTOR)
-    if not has_magic(sector) or not is_table(sector):
-        return False
-    if all(entry.type != MBR_TYPE for entry in parse_record(sector).entries):
-        return False
+def has_header(volume: Volume) -> bool:
+    """Whether one of the private headers of a disk with an MBR is there. An I/O error is raised."""
     return bool(_valid_headers(volume.blocks, _mbr_places(volume.blocks), []))
 
 
 def open_mbr_disk(volume: Volume) -> DynamicDisk:
-    """The disk of which ``is_mbr_disk`` is true. Raises Corrupt if it is not true any more."""
+    """The disk of which ``has_header`` is true. Raises Corrupt if it is not true any more."""
     header, damage = _header(volume.blocks, _mbr_places(volume.blocks))
     there = max(0, min(header.database_length, volume.blocks.size - header.database_start))
     private = Slice(volume.blocks, min(header.database_start, volume.blocks.size), there)

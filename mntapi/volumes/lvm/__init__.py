@@ -15,197 +15,22 @@ Always true:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from mntapi.blocks import Missing
-from mntapi.errors import MntapiError, Unsupported
-from mntapi.types import Blocks, Volume, VolumeState
-from mntapi.volumes.lvm.group import LogicalVolume, VolumeGroup
-from mntapi.volumes.lvm.mapping import Mapped, Mapper
-from mntapi.volumes.lvm.members import Assembly, Member, Reader, assemblies, is_physical_volume
-from mntapi.volumes.lvm.references import Map
+from mntapi.blocks import read_clipped
+from mntapi.types import Volume
+from mntapi.units import SECTOR
+from mntapi.volumes.lvm.label import LABEL_SECTORS, has_label
 
 name = "lvm"
 
-_MAX_NAME = 200
-
 
 def claims(volume: Volume) -> bool:
-    """Whether it is a physical volume of LVM2, damaged or not."""
-    return is_physical_volume(volume)
+    """Whether it bears a label of LVM2, damaged or not. Raises what reading raises."""
+    return has_label(read_clipped(volume.blocks, 0, LABEL_SECTORS * SECTOR))
 
 
 def volumes(claimed: Sequence[Volume]) -> Iterator[Volume]:
-    """The logical volumes of all groups, and the physical volumes with what is known of them."""
-    reader = Reader()
-    members = [reader.member(volume) for volume in claimed]
-    told: dict[str, Volume] = {member.volume.id: _stranger(member) for member in members}
-    for assembly in assemblies(members):
-        graph = Map(assembly.group)
-        for key, found in assembly.found.items():
-            for member in found:
-                told[member.volume.id] = _physical(member, assembly, graph, key, copies=len(found))
-        yield from _logical(assembly, graph)
-    yield from told.values()
+    """See ``Scheme.volumes``. What it takes is imported with the first member: other disks are not to pay for it."""
+    from mntapi.volumes.lvm.scheme import volumes
 
-
-def _stranger(member: Member) -> Volume:
-    """A physical volume that no group at hand lists."""
-    problems = [str(problem) for problem in member.problems]
-    state = member.volume.state
-    if member.label is None:
-        state = VolumeState.DAMAGED
-    elif member.group is not None:
-        problems.append(f"is no longer a part of volume group {member.group.name}")
-    elif member.problems:
-        is_unknown = all(isinstance(problem, Unsupported) for problem in member.problems)
-        state = VolumeState.UNSUPPORTED if is_unknown else VolumeState.DAMAGED
-    elif member.label.is_used:
-        state = VolumeState.INCOMPLETE
-        problems.append("belongs to a volume group, and nothing here says to which")
-    details = {"pv uuid": member.uuid} if member.uuid else {}
-    return _noted(member.volume, state, problems, details)
-
-
-def _physical(member: Member, assembly: Assembly, graph: Map, key: str, *, copies: int) -> Volume:
-    group = assembly.group
-    physical = group.physical[key]
-    problems = [str(problem) for problem in member.problems]
-    if physical.is_marked_missing:
-        problems.append("the volume group was used without it")
-    if copies > 1:
-        problems.append(f"{copies} physical volumes have the UUID {physical.uuid}")
-    details = {
-        "vg": group.name,
-        "vg uuid": group.uuid,
-        "pv uuid": physical.uuid,
-        "size": str(physical.extent_count * group.extent_size),
-        "free": str((physical.extent_count - graph.used[key]) * group.extent_size),
-    }
-    if group.is_exported:
-        details["exported"] = "yes"
-    return _noted(member.volume, member.volume.state, problems, details)
-
-
-def _noted(volume: Volume, state: VolumeState, problems: Sequence[str], details: dict[str, str]) -> Volume:
-    state = volume.state if volume.state is VolumeState.INCOMPLETE else state
-    reason = "; ".join(part for part in (volume.reason, *problems) if part) or None
-    return replace(volume, state=state, reason=reason, details={**volume.details, **details})
-
-
-def _logical(assembly: Assembly, graph: Map) -> Iterator[Volume]:
-    """The visible volumes of a group; those whose description makes no sense as DAMAGED."""
-    group = assembly.group
-    mappers = list(_mappers(assembly, graph))
-    for volume in group.logical.values():
-        if mappers[0][0].is_shown(volume):
-            yield from _versions(assembly, graph, mappers, volume)
-    for key, error in group.damaged.items():
-        yield Volume(
-            id=f"lvm:{group.uuid}/{key}",
-            name=_name(group, key),
-            kind=name,
-            blocks=Missing(0, str(error)),
-            state=VolumeState.DAMAGED,
-            reason=str(error),
-            details={"vg": group.name},
-        )
-
-
-_Choice = tuple[Mapper, dict[str, Member]]
-
-
-def _mappers(assembly: Assembly, graph: Map) -> Iterator[_Choice]:
-    """One choice of members for each copy of a physical volume there is, mostly one in all."""
-    most = max((len(found) for found in assembly.found.values()), default=1)
-    for number in range(max(1, most)):
-        chosen = {key: found[min(number, len(found) - 1)] for key, found in assembly.found.items() if found}
-        blocks: dict[str, Blocks] = {key: member.volume.blocks for key, member in chosen.items()}
-        yield Mapper(assembly.group, blocks, graph), chosen
-
-
-def _versions(assembly: Assembly, graph: Map, mappers: Sequence[_Choice], volume: LogicalVolume) -> Iterator[Volume]:
-    """The volume, once for each copy of the physical volume it lies on."""
-    below = sorted(graph.physical(volume.name))
-    copied = [key for key in below if len(assembly.found[key]) > 1]
-    if not copied:
-        yield _volume(assembly, mappers[0], volume, below)
-    elif len(below) == 1:
-        for choice in mappers[: len(assembly.found[copied[0]])]:
-            yield _volume(assembly, choice, volume, below)
-    else:
-        names = ", ".join(member.volume.name for member in assembly.found[copied[0]])
-        reason = f"{names} have the same UUID, and nothing tells which of them belongs to the other disks of this volume"
-        hint = "open the disks of one machine at a time"
-        members = tuple(member.volume.id for key in below for member in assembly.found[key])
-        blocks = Missing(mappers[0][0].size(volume), reason, hint=hint)
-        yield _described(assembly.group, mappers[0], volume, blocks, VolumeState.UNSUPPORTED, f"{reason}: {hint}", members)
-
-
-def _volume(assembly: Assembly, choice: _Choice, volume: LogicalVolume, below: Sequence[str]) -> Volume:
-    mapper, chosen = choice
-    group = assembly.group
-    members = tuple(chosen[key].volume.id for key in below if key in chosen)
-    missing = [group.physical[key].uuid for key in below if key not in chosen]
-    try:
-        if assembly.is_ambiguous:
-            raise group.logical[volume.name].section.corrupt("two disks have different metadata of the same generation")
-        mapped = mapper.volume(volume.name)
-    except MntapiError as error:
-        state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
-        notes = [f"PV {uuid} is missing" for uuid in missing]
-        state = VolumeState.INCOMPLETE if notes else state
-        blocks = Missing(mapper.size(volume), str(error), hint=error.hint)
-        return _described(group, choice, volume, blocks, state, "; ".join([*notes, str(error)]), members)
-    return _placed(_mapped(assembly, choice, volume, mapped, members, below), choice, volume)
-
-
-def _mapped(
-    assembly: Assembly, choice: _Choice, volume: LogicalVolume, mapped: Mapped, members: tuple[str, ...], below: Sequence[str]
-) -> Volume:
-    notes = list(mapped.notes)
-    copies = [key for key in below if len(assembly.found[key]) > 1]
-    told = [f"PV {assembly.group.physical[key].uuid} is there {len(assembly.found[key])} times" for key in copies]
-    state = VolumeState.INCOMPLETE if notes else VolumeState.OK
-    return _described(assembly.group, choice, volume, mapped.blocks, state, "; ".join([*notes, *told]) or None, members)
-
-
-def _described(
-    group: VolumeGroup,
-    choice: _Choice,
-    volume: LogicalVolume,
-    blocks: Blocks,
-    state: VolumeState,
-    reason: str | None,
-    members: tuple[str, ...],
-) -> Volume:
-    details = {"vg": group.name, "segments": ", ".join(choice[0].kinds(volume))}
-    if volume.tags:
-        details["tags"] = ", ".join(volume.tags)
-    return Volume(
-        id=f"lvm:{volume.uuid}",
-        name=_name(group, volume.name),
-        kind=name,
-        blocks=blocks,
-        state=state,
-        reason=reason,
-        members=members,
-        details=details,
-    )
-
-
-def _placed(found: Volume, choice: _Choice, volume: LogicalVolume) -> Volume:
-    """The volume with its place on the disk, if it is one range of one."""
-    mapper, chosen = choice
-    place = mapper.place(volume)
-    if place is None or place.name not in chosen:
-        return found
-    container = chosen[place.name].volume
-    if container.disk is None or container.offset is None:
-        return found
-    return replace(found, disk=container.disk, offset=container.offset + place.start)
-
-
-def _name(group: VolumeGroup, volume: str) -> str:
-    """``vg-lv`` as device-mapper has it: dashes inside the names doubled. ``text`` lets no odd characters pass."""
-    return "-".join(part.replace("/", "_").replace("-", "--") for part in (group.name, volume))[:_MAX_NAME]
+    return volumes(claimed)

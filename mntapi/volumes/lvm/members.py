@@ -11,13 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mntapi.blocks import read_clipped
 from mntapi.errors import Corrupt, MntapiError
 from mntapi.types import Volume
-from mntapi.units import SECTOR
 from mntapi.volumes.lvm.area import StoredText, read_text
 from mntapi.volumes.lvm.group import VolumeGroup, parse_group
-from mntapi.volumes.lvm.label import LABEL_SECTORS, Label, find_label, has_label
+from mntapi.volumes.lvm.label import Label, find_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +41,6 @@ class Assembly:
     found: Mapping[str, tuple[Member, ...]]
     is_ambiguous: bool
     """Two members have different metadata of the same, newest generation."""
-
-
-def is_physical_volume(volume: Volume) -> bool:
-    """Whether it bears a label of LVM2, damaged or not. Raises what reading raises."""
-    return has_label(read_clipped(volume.blocks, 0, LABEL_SECTORS * SECTOR))
 
 
 class Reader:

@@ -1,0 +1,153 @@
+"""From the members of the scheme to its volumes; see the package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from mntapi.blocks import Missing
+from mntapi.errors import MntapiError, Unsupported
+from mntapi.types import Blocks, Volume, VolumeState
+from mntapi.units import format_size
+from mntapi.volumes.md.array import build, layout_name, redundancy
+from mntapi.volumes.md.assembly import Assembly, Member, assemble
+from mntapi.volumes.md.data import member_data
+from mntapi.volumes.md.probe import find, foreign
+from mntapi.volumes.md.superblock import Superblock
+from mntapi.volumes.md.zones import unrecorded
+
+_MAX_NAME = 200
+"""Bytes in a volume's name."""
+
+_MAX_NAMED = 8
+"""Missing members that a reason gives the numbers of."""
+
+
+def volumes(claimed: Sequence[Volume]) -> Iterator[Volume]:
+    """The members with what is to be said of each, and the arrays."""
+    members = []
+    for volume in claimed:
+        try:
+            superblock = find(volume)
+        except MntapiError as error:
+            yield replace(volume, state=VolumeState.DAMAGED, reason=str(error))
+            continue
+        if superblock is None:
+            yield _foreign(volume)
+        else:
+            members.append(Member(volume, superblock))
+            yield replace(volume, details={**volume.details, **_member_details(superblock)})
+    for assembly in assemble(members):
+        yield _array(assembly)
+
+
+def _foreign(volume: Volume) -> Volume:
+    return replace(
+        volume, state=VolumeState.UNSUPPORTED, reason=f"belongs to a firmware RAID that is not read: {foreign(volume.blocks)}"
+    )
+
+
+def _array(assembly: Assembly) -> Volume:
+    """The array as a volume, whatever can be had of it."""
+    problems: list[str] = []
+    state = VolumeState.OK
+    try:
+        blocks, unread = _blocks(assembly)
+    except MntapiError as error:
+        state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
+        problems.append(str(error))
+        blocks = Missing(0, str(error))
+    else:
+        degraded = [*_degraded(assembly), *unread]
+        if degraded:
+            state = VolumeState.INCOMPLETE
+            problems += degraded
+    newest = assembly.newest
+    return Volume(
+        id=f"md:{newest.uuid}",
+        name=_volume_name(newest),
+        kind="md",
+        blocks=blocks,
+        state=state,
+        reason="; ".join([*problems, *assembly.left_out]) or None,
+        members=tuple(member.volume.id for member in assembly.everyone),
+        details=_details(assembly),
+    )
+
+
+def _blocks(assembly: Assembly) -> tuple[Blocks, list[str]]:
+    """The array, and why some of it cannot be read although its members are there."""
+    if assembly.newest.unsupported:
+        raise Unsupported(f"the MD array cannot be read: {assembly.newest.unsupported}", reason="md-unsupported")
+    members: dict[int, Blocks] = {}
+    for role, member in sorted(assembly.members.items(), key=lambda item: item[1].superblock.recovered is not None):
+        try:
+            members[role] = member_data(member)
+        except MntapiError as error:
+            del assembly.members[role]
+            assembly.left_out.append(f"{member.volume.id} cannot be used: {error}")
+    blocks = build(assembly.newest.geometry, members)
+    unread = unrecorded(assembly.newest.geometry, members)
+    return blocks, [unread] if unread else []
+
+
+def _degraded(assembly: Assembly) -> list[str]:
+    """What is missing of it."""
+    newest = assembly.newest
+    gone = assembly.missing
+    problems = [_missing(newest, gone)] if gone else []
+    if gone and newest.geometry.level == 0:
+        problems.append("its size, which is recorded nowhere, is taken to be that of the others")
+    for role, member in sorted(assembly.members.items()):
+        superblock = member.superblock
+        if superblock.recovered is not None and superblock.recovered < superblock.data_size:
+            problems.append(f"member {role} is being rebuilt, {format_size(superblock.recovered)} of it are")
+        if superblock.data_offset + superblock.data_size > member.volume.size:
+            problems.append(f"member {role} goes past the end of {member.volume.id}")
+    if not problems:
+        return []
+    spare = redundancy(newest.geometry)
+    problems[0] = f"{'degraded' if len(gone) <= spare else 'members are missing'}: {problems[0]}"
+    if newest.synced is not None and newest.geometry.level in (4, 5, 6):
+        problems.append("it was not shut down cleanly, so what is computed from its parity may be wrong")
+    return problems
+
+
+def _missing(newest: Superblock, roles: Sequence[int]) -> str:
+    """Which members are missing, the first few by number and, where it is known, the device they were."""
+    seen = newest.last_seen
+    named = [f"{role} (was device {seen[role]})" if role in seen else str(role) for role in roles[:_MAX_NAMED]]
+    more = f" and {len(roles) - _MAX_NAMED} more" if len(roles) > _MAX_NAMED else ""
+    words = ("members", "are") if len(roles) > 1 else ("member", "is")
+    return f"{words[0]} {', '.join(named)}{more} of {newest.geometry.raid_disks} {words[1]} missing"
+
+
+def _details(assembly: Assembly) -> dict[str, str]:
+    newest = assembly.newest
+    geometry = newest.geometry
+    details = {
+        "level": geometry.level_name,
+        "layout": layout_name(geometry),
+        "chunk": format_size(geometry.chunk) if geometry.chunk and geometry.level != 1 else None,
+        "metadata": newest.version,
+        "members": f"{len(assembly.members)} of {geometry.raid_disks}",
+        "spares": str(assembly.spares) if assembly.spares else None,
+        "name": newest.name,
+        "events": str(newest.events),
+        "sync": None if newest.synced is None else "not shut down cleanly: parity or copies may differ",
+    }
+    return {key: value for key, value in details.items() if value}
+
+
+def _member_details(superblock: Superblock) -> dict[str, str]:
+    other = "journal" if superblock.is_journal else "spare"
+    role = other if superblock.role is None else str(superblock.role)
+    details = {"array": superblock.uuid, "role": role, "events": str(superblock.events), "device": superblock.device_uuid}
+    return {key: value for key, value in details.items() if value}
+
+
+def _volume_name(superblock: Superblock) -> str:
+    """``md-`` and its name without the host's, fit for a folder; the beginning of its UUID if it has none."""
+    own = (superblock.name or "").rpartition(":")[2]
+    text = "".join(character if character.isprintable() and character not in "/\\" else "_" for character in own)
+    return "md-" + (text or superblock.uuid[:8]).encode()[: _MAX_NAME - 3].decode("utf-8", "ignore")
