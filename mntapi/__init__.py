@@ -4,8 +4,8 @@
     with mntapi.open_disks("web01.vmdk", "web01_1.vmdk") as disk_set:
         for volume in disk_set.volumes:
             print(volume.name, volume.size, disk_set.content(volume).state)
-        tree = mntapi.VolumeTree(disk_set)
-        node = mntapi.resolve(tree, "/disk0p1/etc/hostname")
+        tree = mntapi.open_tree(disk_set)
+        node = mntapi.resolve(tree, "/etc/hostname")
         print(mntapi.read(tree.open(node), 0, node.size))
 
 Disks are only ever read. Importing this package costs little: everything heavy is imported when it is first used.
@@ -21,10 +21,11 @@ TYPE_CHECKING = False  # typing's own takes time to import, in which a Ctrl-C wo
 if TYPE_CHECKING:
     from mntapi.blocks import read
     from mntapi.errors import MntapiError
+    from mntapi.guests.types import Guest
     from mntapi.restore.copy import Copier, CopyOptions
     from mntapi.session.diskset import DiskSet, open_disks
     from mntapi.session.paths import resolve
-    from mntapi.session.tree import VolumeTree
+    from mntapi.session.tree import VolumeTree, open_tree
     from mntapi.types import Blocks, DiskSpec, FileSystem, Image, Node, OpenOptions, Volume, VolumeState
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "DiskSet": "mntapi.session.diskset",
     "DiskSpec": "mntapi.types",
     "FileSystem": "mntapi.types",
+    "Guest": "mntapi.guests.types",
     "Image": "mntapi.types",
     "MntapiError": "mntapi.errors",
     "Node": "mntapi.types",
@@ -42,6 +44,7 @@ _HOMES = {
     "VolumeState": "mntapi.types",
     "VolumeTree": "mntapi.session.tree",
     "open_disks": "mntapi.session.diskset",
+    "open_tree": "mntapi.session.tree",
     "read": "mntapi.blocks",
     "resolve": "mntapi.session.paths",
 }
@@ -53,6 +56,7 @@ __all__ = [
     "DiskSet",
     "DiskSpec",
     "FileSystem",
+    "Guest",
     "Image",
     "MntapiError",
     "Node",
@@ -61,6 +65,7 @@ __all__ = [
     "VolumeState",
     "VolumeTree",
     "open_disks",
+    "open_tree",
     "read",
     "resolve",
 ]

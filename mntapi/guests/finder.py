@@ -90,4 +90,4 @@ def readable(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, FileS
 
 def is_snapshot(volume: Volume) -> bool:
     """Whether the volume shows another one as it was: a shadow copy, a snapshot of LVM. It has the other's UUIDs."""
-    return volume.kind == "vss" or volume.details.get("segments") == "snapshot"
+    return volume.kind == "vss" or "base" in volume.details or volume.details.get("segments") == "snapshot"

@@ -64,3 +64,18 @@ def test_through_the_public_api():
         assert "given up" in str(volumes["vgs/over"].reason)
         with pytest.raises(ReadFailed, match="given up"):
             read(volumes["vgs/over"].blocks, 0, 1)
+
+
+@pytest.mark.parametrize(("group", "kinds"), [("vgs", {"linear"}), ("vgt", {"thin"})])
+def test_a_snapshot_says_whose_it_is(group: str, kinds: set[str]) -> None:
+    """As ``lvs`` does. An external origin is no base: the thin volume on it is one of its own."""
+    listed = {one["lv_name"]: one for one in FACTS["lvs"] if one["vg_name"] == group and not one["lv_name"].startswith("[")}
+    with opened(group) as volumes:
+        told = {name.partition("/")[2]: volume.details.get("base") for name, volume in volumes.items()}
+        since = [volume.details["created"] for volume in volumes.values() if "base" in volume.details]
+    wanted = {}
+    for name in told:
+        origin = listed.get(listed[name]["origin"]) if listed[name]["segtype"] in kinds else None
+        is_external = origin is not None and group == "vgt" and origin["segtype"] != "thin"
+        wanted[name] = None if origin is None or is_external else f"lvm:{origin['lv_uuid']}"
+    assert told == wanted and since and all(time.endswith("Z") for time in since)

@@ -109,7 +109,7 @@ def test_names_and_what_is_known(copies) -> None:
     assert (two.name, three.name) == ("disk0p1@1601-01-01T00:00:00.0000005Z", "disk0p1@1601-01-01T00:00:00.0000006Z")
     assert (one.kind, one.members, one.disk, one.state) == ("vss", (), None, VolumeState.OK)
     assert one.details["created"] == "2021-03-13T22:13:18.3043090Z"
-    assert (one.details["of"], one.details["machine"]) == ("part:1", "HOST")
+    assert (one.details["base"], one.details["machine"]) == ("part:1", "HOST")
     assert not vss.claims(one), "copies of copies"
 
 

@@ -19,7 +19,7 @@ from mntapi.blocks import Fault
 from mntapi.session.diskset import DiskSet
 from mntapi.types import VolumeState
 from mntapi.units import KIB, MIB
-from mntapi.volumes.scan import scan
+from mntapi.volumes.scan import find_volumes
 
 SMALL_FILES = {"/disk0p1/etc/hostname": b"web01\n", "/disk0p1/usr/lib/os-release": b"NAME=Debian\n"}
 
@@ -64,8 +64,9 @@ def test_a_hole_in_the_middle_costs_what_lies_there(disk: RealDisk) -> None:
         [image] = disk_set.disks
         first = disk_set.volumes[0].offset
         bad = Fault(image.blocks, bad=[(first + 1024, 512)])
-        volumes = scan([bad])
-        broken = DiskSet([image], volumes, disk_set._resources.pop_all())
+        found = find_volumes([bad])
+        broken = DiskSet([image], found, disk_set._resources.pop_all())
+    volumes = found.volumes
     with broken:
         assert [volume.name for volume in volumes] == ["disk0p1", "disk0p2"]
         content = broken.content(volumes[0])

@@ -248,7 +248,7 @@ def test_several_guests() -> None:
 
 
 COPIES = {
-    "root@2026-11-01T02:00:00Z": {"of": "id:root", "created": "2026-11-01T02:00:00.1234567Z"},
+    "root@2026-11-01T02:00:00Z": {"base": "id:root", "created": "2026-11-01T02:00:00.1234567Z"},
     "vg-old": {"base": "id:home", "created": "2026-10-01T02:00:00Z"},
     "vg-older": {"base": "id:home"},
     "data-copy": {"base": "id:data"},

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from mntapi.session.stack import BASE
 from mntapi.types import Volume
 
-_BASE = ("base", "of")
-"""Keys of ``Volume.details`` under which a snapshot says whose it is."""
 _CREATED = "created"
 _MAX_NAME = 200
 
 
 def base_of(volume: Volume) -> str | None:
     """Id of the volume that it is a snapshot of; None if it is none."""
-    return next((volume.details[key] for key in _BASE if volume.details.get(key, volume.id) != volume.id), None)
+    base = volume.details.get(BASE)
+    return base if base != volume.id else None
 
 
 def moment_of(volume: Volume) -> int | None:

@@ -108,6 +108,13 @@ class Mapper:
             return ("snapshot",)
         return tuple(dict.fromkeys(_kind(segment) for segment in volume.segments))
 
+    def origin(self, volume: LogicalVolume) -> LogicalVolume | None:
+        """The volume that it is a snapshot of, classic or thin; None if it is none, or that one is gone."""
+        store = self._stores.get(volume.name)
+        name = store.origin if store is not None else volume.segments[0].section.values.get("origin")
+        is_snapshot = store is not None or volume.segments[0].kind == "thin"
+        return self._group.logical.get(name) if is_snapshot and isinstance(name, str) else None
+
     def place(self, volume: LogicalVolume) -> Start | None:
         """Where it begins, if it is one range of one physical volume that is there with all of it."""
         segment, *more = volume.segments

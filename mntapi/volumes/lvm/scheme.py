@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from mntapi.blocks import Missing
 from mntapi.errors import MntapiError, Unsupported
@@ -163,6 +164,7 @@ def _described(
     details = {"vg": group.name, "segments": ", ".join(choice[0].kinds(volume))}
     if volume.tags:
         details["tags"] = ", ".join(volume.tags)
+    details |= _origin(choice[0], volume)
     return Volume(
         id=f"lvm:{volume.uuid}",
         name=_name(group, volume.name),
@@ -173,6 +175,19 @@ def _described(
         members=members,
         details=details,
     )
+
+
+def _origin(mapper: Mapper, volume: LogicalVolume) -> dict[str, str]:
+    """Of a snapshot: whose it is, by id, and since when."""
+    origin = mapper.origin(volume)
+    if origin is None:
+        return {}
+    seconds = volume.section.values.get("creation_time")
+    try:
+        created = datetime.fromtimestamp(seconds, UTC) if isinstance(seconds, int) else None
+    except (ValueError, OverflowError, OSError):
+        created = None  # no calendar has it
+    return {"base": f"lvm:{origin.uuid}", **({"created": f"{created:%Y-%m-%dT%H:%M:%SZ}"} if created else {})}
 
 
 def _placed(found: Volume, choice: _Choice, volume: LogicalVolume) -> Volume:

@@ -174,7 +174,7 @@ def _volume(base: _Base, copy: Copy, volume_name: str, stores: Sequence[Store]) 
 
 
 def _details(base: _Base, copy: Copy, store: Store | None) -> dict[str, str]:
-    details = {"created": _time(copy.created, is_exact=True), "of": base.volume.id}
+    details = {"created": _time(copy.created, is_exact=True), "base": base.volume.id}
     if store is None:
         return details
     try:
