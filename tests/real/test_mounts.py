@@ -212,7 +212,7 @@ def test_kill_9_of_the_worker(mntapi, disk: RealDisk, target: Path, via: str) ->
     mntapi.workers()[0].kill()
     wait_for(lambda: not mntapi.workers(), "the worker")
     if via == "user":
-        with pytest.raises(OSError, match="not connected|connection abort"):  # the second while the kernel is still at it
+        with pytest.raises(OSError, match=r"not connected|connection abort"):  # the second while the kernel is still at it
             os.listdir(target / "disk0p1")
     assert mntapi.json("ps")[0]["state"] == "dead"
     assert mntapi.json("clean") == {"cleaned": [str(target)], "failed": []}
