@@ -8,6 +8,8 @@ in a recovery tool a bad sector must not look like a missing file.
 from __future__ import annotations
 
 import errno
+from copy import copy
+from typing import Self
 
 
 class MntapiError(Exception):
@@ -56,13 +58,18 @@ class MntapiError(Exception):
         text = f"{self.path}: {self.what}" if self.path else self.what
         return f"{text} ({', '.join(details)})" if details else text
 
-    def located(self, *, path: str | None = None, base: int = 0) -> MntapiError:
-        """This error, with the file named if it was not, and a relative offset made absolute by ``base`` bytes."""
-        if self.path is None:
-            self.path = path
-            if self.offset is not None:
-                self.offset += base
-        return self
+    def located(self, *, path: str | None = None, base: int = 0) -> Self:
+        """This error with the file named if it was not, and a relative offset made absolute by ``base`` bytes.
+
+        A copy: the error itself may be kept, and be raised again for somebody who asked for another file.
+        """
+        if self.path is not None:
+            return self
+        placed = copy(self)
+        placed.path = path
+        if placed.offset is not None:
+            placed.offset += base
+        return placed.with_traceback(self.__traceback__)
 
 
 class NotFound(MntapiError):

@@ -109,6 +109,7 @@ class Keys:
     _found: dict[tuple[tuple[str, ...], KeyKind | None], tuple[Key, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _met: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def of(self, *names: str | None, kind: KeyKind | None = None) -> Iterator[Key]:
         """The keys for a volume with these names (id, name, UUID): its own first, then those for any volume.
@@ -116,6 +117,7 @@ class Keys:
         Upper and lower case are the same. ``kind``: only such.
         """
         known = {name.casefold() for name in names if name}
+        self._met.update(known)
         wanted = [key for key in self.keys if kind in (None, key.kind)]
         yield from (key for key in wanted if key.volume is not None and key.volume.casefold() in known)
         yield from self._kept_for(tuple(name for name in names if name), kind)
@@ -137,6 +139,11 @@ class Keys:
         """What the user answers, if somebody can be asked."""
         if self.ask is not None:
             yield from self.ask(volume, wants)
+
+    def strangers(self) -> list[str]:
+        """The volumes that keys were given for and that no scheme has come across: misspelt, or in another set."""
+        named = {key.volume: None for key in self.keys if key.volume is not None and key.volume.casefold() not in self._met}
+        return list(named)
 
     def wipe(self) -> None:
         """Overwrite every secret."""

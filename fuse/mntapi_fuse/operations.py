@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from mntapi.errors import MntapiError
+from mntapi.errors import Corrupt, MntapiError, ReadFailed
 from mntapi.types import Blocks, Capacity, Node, WritableBlocks
 
 ROOT = 1
@@ -101,12 +101,24 @@ class Operations(Protocol):
         """The names, with their prefixes."""
 
 
+MAX_NOTED = 200
+"""Different errors that a worker's log tells of, each once: what a program behind a mount sees is a number."""
+_noted: set[str] = set()
+
+
+def _note(error: MntapiError) -> None:
+    if isinstance(error, Corrupt | ReadFailed) and len(_noted) < MAX_NOTED and (text := ascii(str(error))) not in _noted:
+        _noted.add(text)
+        log.warning("%s", text)
+
+
 def errno_of(error: Exception, doing: str) -> int:
     """The errno to answer with: the error's own, or EIO for a defect of ours, which is logged at DEBUG.
 
     Never ENOENT for something unknown: a bad sector must not look like a missing file.
     """
     if isinstance(error, MntapiError):
+        _note(error)
         return error.errno if 0 < error.errno <= _MAX_ERRNO else errno.EIO
     log.debug("unexpected error in %s, answered with EIO", doing, exc_info=error)
     return errno.EIO

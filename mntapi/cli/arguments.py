@@ -12,6 +12,9 @@ import click
 
 from mntapi.cli.keys import HELP as KEYS_HELP
 from mntapi.cli.keys import gather
+from mntapi.cli.output import complain
+from mntapi.errors import Invalid
+from mntapi.remote import is_url
 from mntapi.session.diskset import DiskSet, open_disks
 from mntapi.types import DiskSpec, OpenOptions
 
@@ -29,9 +32,12 @@ class SetArguments:
     def open(self) -> DiskSet:
         """Open it in this process; its keys have then done their work. Raises what ``open_disks`` raises."""
         try:
-            return open_disks(*self.specs, options=self.options)
+            disk_set = open_disks(*self.specs, options=self.options)
         finally:
             self.options.keys.wipe()
+        for volume in self.options.keys.strangers():
+            complain(f"note: --key {volume}: no volume has that name, id or UUID, or it needs no key")
+        return disk_set
 
 
 def takes_set(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,6 +83,7 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
         ignore_cid: bool,
         **kwargs: Any,
     ) -> Any:
+        _check_distinct((set_path, *more))
         size = int(sector_size) if sector_size else None
         specs = tuple(DiskSpec(path, format=format_, sector_size=size, snapshot=snapshot) for path in (set_path, *more))
         passphrases = tuple(os.fsdecode(file.read(MAX_KEY).removesuffix(b"\n")) for file in key_files)
@@ -93,6 +100,16 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
             options.keys.wipe()
 
     return with_set
+
+
+def _check_distinct(paths: tuple[str, ...]) -> None:
+    """Raises Invalid if a disk was given twice: to volume managers that is a clone, and clones are set apart or refused."""
+    seen: set[str] = set()
+    for path in paths:
+        place = path if is_url(path) else os.path.abspath(path)  # no realpath: its lstat hangs where a server is stuck
+        if place in seen:
+            raise Invalid("the disk is given twice", path=path)
+        seen.add(place)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")

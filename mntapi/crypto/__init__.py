@@ -21,6 +21,7 @@ def preload() -> None:
     import_module("mntapi.crypto.luks1")  # which imports all modules here
     from mntapi.crypto import derivation, gcrypt, openssl
 
+    import_module("cryptography.hazmat.primitives.ciphers.aead")  # seals the keys of BitLocker
     openssl.preload()
     gcrypt.library()
     derivation.preload()

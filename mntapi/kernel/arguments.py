@@ -19,6 +19,11 @@ def hide_argument(secret: str) -> bool:
     """
     for arguments in (sys.argv, sys.orig_argv):
         arguments[:] = [argument.replace(secret, "*" * len(secret)) for argument in arguments]
+    return overwrite(secret)
+
+
+def overwrite(secret: str) -> bool:
+    """The same in what others see only: ``sys.argv`` still has it."""
     content = os.fsencode(secret)
     try:
         start, end = _place()

@@ -23,7 +23,7 @@ from mntapi.remote.http_protocol import (
     request_headers,
 )
 from mntapi.remote.pool import Pool
-from mntapi.remote.retry import Retries, patience_s
+from mntapi.remote.retry import Retries, attempt_s, patience_s
 from mntapi.remote.urls import Url
 from mntapi.remote.wire import lost_again, placed
 from mntapi.types import Extent, ExtentKind
@@ -103,6 +103,7 @@ class HttpBlocks:
         if parsed.is_nbd:
             raise Invalid("is no URL of a web server", path=parsed.display)
         patience = patience_s() if patience is None else patience
+        timeout_s = attempt_s(timeout_s, patience)
         opening = Retries(patience_s=min(patience, OPEN_PATIENCE_S), backoff_s=backoff_s)
         try:
             place, version, first = opening.run(lambda _: _open_first(parsed, connect, timeout_s))

@@ -13,7 +13,7 @@ from mntapi.remote.dial import CONNECT_TIMEOUT_S, Connector, dial
 from mntapi.remote.nbd_connection import NbdConnection
 from mntapi.remote.nbd_handshake import negotiate
 from mntapi.remote.pool import Pool
-from mntapi.remote.retry import Retries, patience_s
+from mntapi.remote.retry import Retries, attempt_s, patience_s
 from mntapi.remote.urls import Url
 from mntapi.remote.wire import Wire, lost_again, placed, tls_context
 from mntapi.types import Extent, ExtentKind
@@ -78,8 +78,9 @@ class NbdBlocks:
             raise Invalid("is no NBD URL", path=parsed.display)
         if parsed.is_encrypted:
             tls_context()
-        retries = Retries(patience_s=patience_s() if patience is None else patience, backoff_s=backoff_s)
-        open_one = functools.partial(_connect, parsed, connect, timeout_s)
+        patience = patience_s() if patience is None else patience
+        retries = Retries(patience_s=patience, backoff_s=backoff_s)
+        open_one = functools.partial(_connect, parsed, connect, attempt_s(timeout_s, patience))
         try:
             first = open_one()
         except MntapiError as error:

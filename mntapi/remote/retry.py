@@ -15,6 +15,7 @@ PATIENCE_S = 30.0
 PATIENCE_VARIABLE = "MNTAPI_SERVER_PATIENCE"
 """Seconds to take instead; 0: at most one attempt on a new connection."""
 MAX_PATIENCE_S = 3600.0
+MIN_ATTEMPT_S = 2.0
 MAX_PAUSE_S = 4.0
 """Between two attempts: so soon after a server has come back the read that waits for it goes on."""
 
@@ -58,6 +59,11 @@ class Retries:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+
+def attempt_s(timeout_s: float, patience_s: float) -> float:
+    """How long one attempt may take: who has less patience than that does not want to wait for a server that hangs either."""
+    return min(timeout_s, max(MIN_ATTEMPT_S, patience_s))
 
 
 def patience_s() -> float:

@@ -141,12 +141,20 @@ def _make(entry: Entry, request: MountRequest, overlay: OverlayFiles | str | Non
         record.overlays = overlay.paths if isinstance(overlay, OverlayFiles) else []
         entry.save()
         present = _present_by_kernel if request.via == "kernel" else _present_by_fuse
-        notes = present(entry, request, worker, volumes)
+        notes = [*present(entry, request, worker, volumes), *_not_written(request, volumes)]
     finally:
         worker.close()
     record.ready = True
     entry.save()
     return Mounted(record, worker, tuple(notes))
+
+
+def _not_written(request: MountRequest, volumes: Sequence[FoundVolume]) -> list[str]:
+    """What an overlay does not reach."""
+    if request.overlay is None:
+        return []
+    why = "stays read-only: only what is one piece of one disk can be written; its disks can"
+    return [f"{one.name}: {why}" for one in volumes if not one.is_writable and request.volume in (None, one.name, one.id)]
 
 
 @contextmanager
@@ -238,4 +246,4 @@ def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str, 
     with loop.attach(str(file), read_only=read_only, autoclear=True, sector_size=volume.sector_size) as device:
         entry.step("mount", target)
         mounted = kernel_mount.mount_kernel_filesystem(device.path, target, volume.filesystem, read_only=read_only)
-    return [f"{volume.name}: is mounted read-only"] if writing and mounted.read_only else []
+    return [f"{volume.name}: is mounted read-only"] if writing and volume.is_writable and mounted.read_only else []

@@ -214,8 +214,7 @@ def _read_table(blocks: Blocks, lba: int, sector_size: int) -> Table:
     try:
         header = parse_header(sector, lba)
     except MntapiError as error:
-        error.located(base=offset)
-        raise
+        raise error.located(base=offset) from error.__cause__
     start = header.entries_lba * sector_size
     if start + header.table_size > blocks.size:
         raise Corrupt("the GPT entries are past the end of the disk", offset=offset + 72, found=start, reason=_DAMAGED)

@@ -5,11 +5,15 @@ Oracle: the files an encrypted ext4 was made from, and cryptsetup.
 
 from __future__ import annotations
 
+import configparser
+import hashlib
 import os
 import pty
 import select
 import signal
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from mntapi.units import MIB
 from real.conftest import Mntapi
 
 pytestmark = needs_cryptsetup
+BITLOCKER = Path(__file__).parents[3] / "shared/images/cryptsetup/tests/bitlk-some.tar.xz"
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +272,43 @@ def test_ctrl_c_at_the_question(mntapi: Mntapi, encrypted: Path, target: Path) -
     terminal = Terminal(mntapi, "mount", encrypted, target)
     terminal.answer(b"\x03")
     assert terminal.end() == 130
+
+
+@pytest.mark.skipif(not BITLOCKER.exists(), reason="../shared/images is not here")
+def test_bitlocker_in_a_confined_worker(mntapi: Mntapi, target: Path, tmp_path: Path) -> None:
+    """The key file ends with a newline, as an editor leaves one. Oracle: cryptsetup's own sum."""
+    with tarfile.open(BITLOCKER) as archive:
+        archive.extractall(tmp_path, filter="data")
+    facts = configparser.ConfigParser()
+    facts.read(tmp_path / "images.conf")
+    (tmp_path / "key").write_text(facts["bitlk-aes-xts-128"]["PW"] + "\n")
+    mntapi("mount", "--layout", "blocks", "--key", f"*:{tmp_path / 'key'}", tmp_path / "bitlk-aes-xts-128.img", target)
+    (file,) = (target / "volumes").iterdir()
+    with file.open("rb") as served:
+        assert hashlib.file_digest(served, "sha256").hexdigest() == facts["bitlk-aes-xts-128"]["SHA256SUM"]
+    mntapi("umount", target)
+
+
+def test_a_key_for_no_volume_is_told(mntapi: Mntapi, encrypted: Path, key_file: Path) -> None:
+    assert "--key disk0p9" in mntapi("info", encrypted, "--key", f"disk0p9:{key_file}").stderr
+    assert mntapi("info", encrypted, "--key", f"disk0:{key_file}").stderr == ""
+
+
+def test_a_disk_given_twice(mntapi: Mntapi, encrypted: Path) -> None:
+    assert "given twice" in mntapi("info", encrypted, "-d", encrypted, code=2).stderr
+
+
+def test_secrets_of_the_command_line_are_hidden_before_anything_else(mntapi: Mntapi, tmp_path: Path) -> None:
+    """Seen from outside while the command waits for a pipe nobody writes."""
+    numbers = "042647-302313-590458-071500-554323-116567-412181-516978"
+    code = (
+        "import sys; from mntapi.cli.entry import _hide_secrets as hide\n"
+        "hide(); print(flush=True); sys.stdin.read(); print(sys.argv)"
+    )
+    argv = [sys.executable, "-c", code, "--key", f"disk0:recovery={numbers}", "http://ann:hunter2@127.0.0.1/disk.raw"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        seen = Path(f"/proc/{process.pid}/cmdline").read_text()
+        rest, _ = process.communicate()
+    assert numbers not in seen and "hunter2" not in seen and "disk0:recovery=***" in seen and "http://ann:***" in seen
+    assert numbers in rest and "hunter2" in rest  # the command itself still has them

@@ -48,8 +48,7 @@ def decrypting(file: FileBlocks, data_file: FileBlocks, header: Header, passphra
             return _Decrypting(data_file, sector_cipher("aes-cbc-plain64", key), guest_keyed=True)
         return _Decrypting(data_file, _luks_cipher(file, header, passphrases), guest_keyed=False)
     except MntapiError as error:
-        error.located(path=file.path)
-        raise
+        raise error.located(path=file.path) from error.__cause__
 
 
 def _luks_cipher(file: FileBlocks, header: Header, passphrases: Sequence[bytes]) -> SectorCipher:

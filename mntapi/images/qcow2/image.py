@@ -160,5 +160,4 @@ def _named(name: str, file: FileBlocks) -> FileName:
     try:
         return parse_file_name(name)
     except MntapiError as error:
-        error.located(path=file.path)
-        raise
+        raise error.located(path=file.path) from error.__cause__

@@ -76,6 +76,9 @@ def _all_openers(metadata: Metadata, keys: Iterable[Key]) -> Iterator[Callable[[
         if key.kind is KeyKind.PASSPHRASE:
             for protector in _of(metadata, PASSWORD):
                 yield partial(_data_key, metadata, protector, partial(_stretched, _password, secret))
+                if secret.endswith(b"\n"):  # a file that an editor or echo made
+                    typed = secret.removesuffix(b"\n").removesuffix(b"\r")
+                    yield partial(_data_key, metadata, protector, partial(_stretched, _password, typed))
         if key.kind is KeyKind.RECOVERY or (key.kind is KeyKind.PASSPHRASE and _recovery_groups(secret)):
             for protector in _of(metadata, RECOVERY):
                 yield partial(_data_key, metadata, protector, partial(_stretched, _recovery_password, secret))

@@ -106,8 +106,7 @@ def read_text(blocks: Blocks, area: Area, volume: str) -> StoredText | None:
     try:
         header = parse_header(read(blocks, area.offset, SECTOR), area)
     except (Corrupt, Unsupported) as error:
-        error.located(path=volume, base=area.offset)
-        raise
+        raise error.located(path=volume, base=area.offset) from error.__cause__
     if header.location is None or header.is_ignored:
         return None
     content = _content(blocks, header.area, header.location, volume)

@@ -77,8 +77,7 @@ def find_label(blocks: Blocks) -> Label | None:
             try:
                 return parse_label(sector, number)
             except Corrupt as error:
-                error.located(base=number * SECTOR)
-                trouble = trouble or error
+                trouble = trouble or error.located(base=number * SECTOR)
     if trouble is not None:
         raise trouble
     return None
