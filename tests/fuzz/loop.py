@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import resource
+import re
 import signal
 import sys
 import tempfile
@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace, folder: Path, seeds: list[Seed]) -> int:
             recipe = f"--seed {options.seed} --only {seed.name} --first {number} --examples 1"
             (folder / "current").write_text(recipe)
             took, fault = _example(seed, target, random.Random(f"{options.seed}:{seed.name}:{number}"))
-            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            resident = _peak()
             if fault is None and resident > max(peak, MAX_RESIDENT):
                 fault = f"took {resident >> 20} MiB of memory"
             peak, slowest = max(peak, resident), max(slowest, (took, recipe))
@@ -104,6 +104,11 @@ def _formats(seed: Seed) -> set[str]:
 def _sectors(path: Path) -> Iterator[bytes]:
     content = path.read_bytes()
     return (content[at : at + SECTOR] for at in range(0, len(content), SECTOR))
+
+
+def _peak() -> int:
+    """Bytes this process had resident at most. Not ``ru_maxrss``: that begins with what the parent had, even after an exec."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10
 
 
 def _example(seed: Seed, target: Target, dice: random.Random) -> tuple[float, str | None]:
