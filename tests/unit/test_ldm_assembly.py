@@ -35,7 +35,7 @@ from mntapi.errors import ReadFailed
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.volumes import ldm
 from mntapi.volumes.ldm import assembly
-from mntapi.volumes.ldm.group import volume_name
+from mntapi.volumes.names import component_name
 from mntapi.volumes.scan import find_volumes, scan
 
 DISKS = [disk_record(number) for number in (11, 12, 13, 14)]
@@ -256,9 +256,9 @@ def test_two_groups_do_not_mix() -> None:
 
 
 def test_names_from_disk() -> None:
-    assert volume_name("Volume1") == "ldm-Volume1"
-    assert volume_name("../\0\n/x") == "ldm-..____x"
-    assert len(volume_name("é" * 300).encode()) <= 200
+    assert component_name("ldm-Volume1") == "ldm-Volume1"
+    assert component_name("ldm-../\0\n/x") == "ldm-..____x"
+    assert len(component_name("ldm-" + "é" * 300).encode()) <= 200
 
 
 @pytest.mark.parametrize(("sectors", "count"), [(1 << 31, 2000), (8, 30000)])

@@ -20,6 +20,7 @@ from mntapi.errors import Corrupt, ReadFailed
 from mntapi.types import Volume, VolumeState
 from mntapi.volumes import named
 from mntapi.volumes.named import bcache, btrfs, drbd, kinds, single, zfs
+from mntapi.volumes.names import MAX_NAME, component_name
 from mntapi.volumes.scan import scan
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "named"
@@ -110,8 +111,8 @@ def test_a_state_it_had_stays() -> None:
 
 
 def test_names_from_disk() -> None:
-    assert kinds.component_name("a/b\0c\n") == "a_b_c_"
-    assert len(kinds.component_name("é" * 300).encode()) <= kinds.MAX_NAME
+    assert component_name("a/b\\c\0d\n") == "a_b_c_d_"
+    assert len(component_name("é" * 300).encode()) <= MAX_NAME
 
 
 # ZFS

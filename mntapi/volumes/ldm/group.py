@@ -17,10 +17,10 @@ from mntapi.volumes.ldm.assembly import Assembled, Assembler
 from mntapi.volumes.ldm.database import Database
 from mntapi.volumes.ldm.disk import DynamicDisk
 from mntapi.volumes.ldm.records import ComponentRecord, Layout, VolumeRecord
+from mntapi.volumes.names import component_name
 
 KIND = "ldm"
 
-_MAX_NAME = 200
 _USUAL_STATES = frozenset({"ACTIVE", "CLEAN"})
 
 
@@ -64,7 +64,7 @@ def _volume(record: VolumeRecord, assembler: Assembler, group: str, sequence: in
     place = _place(record, assembled, there)
     return Volume(
         id=f"ldm:{record.guid}",
-        name=volume_name(record.name),
+        name=component_name("ldm-" + record.name),
         kind=KIND,
         blocks=content.blocks,
         disk=None if place is None else there[0].volume.disk,
@@ -89,7 +89,7 @@ def _unusable(record: VolumeRecord, error: MntapiError, details: Mapping[str, st
     size = max(0, min(record.size, 1 << 62))
     return Volume(
         id=f"ldm:{record.guid}",
-        name=volume_name(record.name),
+        name=component_name("ldm-" + record.name),
         kind=KIND,
         blocks=Missing(size, str(error)),
         state=VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED,
@@ -153,9 +153,3 @@ def _container(disk: DynamicDisk, database: Database | None, *, is_copy: bool) -
         reason="; ".join(text for text in (volume.reason, *texts) if text) or None,
         details={**volume.details, **details},
     )
-
-
-def volume_name(text: str) -> str:
-    """A name for a volume out of bytes from disk: one path component, without control characters."""
-    clean = "".join("_" if char == "/" or not char.isprintable() else char for char in text)
-    return f"ldm-{clean}".encode()[:_MAX_NAME].decode("utf-8", "ignore")

@@ -15,9 +15,7 @@ from mntapi.volumes.md.data import member_data
 from mntapi.volumes.md.probe import find, foreign
 from mntapi.volumes.md.superblock import Superblock
 from mntapi.volumes.md.zones import unrecorded
-
-_MAX_NAME = 200
-"""Bytes in a volume's name."""
+from mntapi.volumes.names import component_name
 
 _MAX_NAMED = 8
 """Missing members that a reason gives the numbers of."""
@@ -149,5 +147,4 @@ def _member_details(superblock: Superblock) -> dict[str, str]:
 def _volume_name(superblock: Superblock) -> str:
     """``md-`` and its name without the host's, fit for a folder; the beginning of its UUID if it has none."""
     own = (superblock.name or "").rpartition(":")[2]
-    text = "".join(character if character.isprintable() and character not in "/\\" else "_" for character in own)
-    return "md-" + (text or superblock.uuid[:8]).encode()[: _MAX_NAME - 3].decode("utf-8", "ignore")
+    return component_name("md-" + (own or superblock.uuid[:8]))

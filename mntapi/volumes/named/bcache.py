@@ -18,7 +18,8 @@ from uuid import UUID
 from mntapi.blocks import Slice, read_clipped
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import KIB, SECTOR
-from mntapi.volumes.named.kinds import UNREAD, Device, Superblocks, component_name, text_of, told
+from mntapi.volumes.named.kinds import UNREAD, Device, Superblocks, text_of, told
+from mntapi.volumes.names import component_name
 
 _OFFSET = 4 * KIB
 _SIZE = 4 * KIB

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from mntapi.blocks import Slice, read_clipped
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import KIB, SECTOR, align_down
-from mntapi.volumes.named.kinds import Device, Superblocks, component_name, told
+from mntapi.volumes.named.kinds import Device, Superblocks, told
+from mntapi.volumes.names import component_name
 
 _SIZE = 4 * KIB
 _METADATA = struct.Struct(">Q32xQQIIIiIi")

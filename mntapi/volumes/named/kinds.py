@@ -13,8 +13,6 @@ from mntapi.units import KIB, SECTOR
 from mntapi.volumes.bootrecord import has_magic, is_filesystem, is_table
 
 UNREAD = "is not read by this version"
-MAX_NAME = 200
-
 _EXT_MAGIC = (0x438, b"\x53\xef")
 _XFS_MAGIC = b"XFSB"
 
@@ -90,12 +88,6 @@ def told(volume: Volume, state: VolumeState, reason: str, details: Mapping[str, 
         reason="; ".join(text for text in (volume.reason, reason) if text) or None,
         details={**volume.details, **{key: text for key, text in details.items() if text}},
     )
-
-
-def component_name(text: str) -> str:
-    """A name out of bytes from disk: one path component without control characters, of at most ``MAX_NAME`` bytes."""
-    clean = "".join("_" if char == "/" or not char.isprintable() else char for char in text)
-    return clean.encode()[:MAX_NAME].decode("utf-8", "ignore")
 
 
 def text_of(raw: bytes) -> str:
