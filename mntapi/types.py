@@ -236,9 +236,10 @@ class FileKind(enum.StrEnum):
     BLOCK_DEVICE = "block-device"
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A file, folder, link or device of a file system; what ``stat`` says of it.
+
+    A tuple because a walk makes two or three for each file, which costs a fifth of what as many dataclasses do.
 
     ``inode`` is the file system's own number and opens it again. Times are nanoseconds since 1970 UTC. ``mode`` holds the
     permission bits only (0o7777). ``allocated`` is bytes on disk. ``reason`` says, as a slug, why its contents cannot be

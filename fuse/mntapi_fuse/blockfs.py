@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from mntapi.blocks import Slice
 from mntapi.errors import Invalid, IsADirectory, MntapiError, NotADirectory, NotFound
@@ -58,7 +57,7 @@ class BlockFs:
 
     def _owned(self, node: Node) -> Node:
         uid, gid = self._owner
-        return replace(node, uid=uid, gid=gid, mtime_ns=self._now_ns, atime_ns=self._now_ns, ctime_ns=self._now_ns)
+        return node._replace(uid=uid, gid=gid, mtime_ns=self._now_ns, atime_ns=self._now_ns, ctime_ns=self._now_ns)
 
     def readdir(self, node: int) -> Iterator[DirEntry]:
         if node == ROOT:

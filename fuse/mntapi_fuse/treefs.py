@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from mntapi.errors import Corrupt, NotFound
 from mntapi.filesystems.names import DAMAGED, UNREADABLE
@@ -134,7 +133,7 @@ class TreeFs:
 
 
 def _with_inode(node: Node) -> Node:
-    return node if node.inode else replace(node, inode=_INODE_ZERO)
+    return node if node.inode else node._replace(inode=_INODE_ZERO)
 
 
 def _shown_name(entry: Entry) -> bytes:

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from mntapi.blocks.base import check_range
+from mntapi.blocks.base import check_range, read
 from mntapi.errors import MntapiError
 from mntapi.types import Blocks, Extent
 from mntapi.units import KIB, MIB
@@ -48,6 +48,15 @@ class Cache:
             else:
                 buffer[done : done + count] = block[start : start + count]
             done += count
+
+    def read(self, offset: int, length: int) -> bytes:
+        """What ``blocks.read`` of this cache gives, sooner where the range lies in one block, as most metadata does."""
+        index, start = divmod(offset, self._block_size)
+        if 0 <= offset <= offset + length <= self.size and start + length <= self._block_size:
+            block = self._block(index)
+            if block is not None:
+                return block[start : start + length]
+        return read(self, offset, length)
 
     def _block(self, index: int) -> bytes | None:
         """The block's bytes (shorter at the end of the disk), or None where it cannot be read whole."""

@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import TextIO
 
 from mntapi.types import FileKind, Node
@@ -53,9 +54,13 @@ def shown(text: str, stream: TextIO | None = None) -> str:
 
 
 def emit(text: str = "") -> None:
-    """One line to standard output; names go out as the bytes they came in."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+    """One line to standard output; names go out as the bytes they came in. A terminal shows it at once."""
+    out = sys.stdout
+    if isinstance(out, TextIOWrapper) and not out.write_through:
+        out.reconfigure(write_through=True)  # what others print keeps its place among these lines
+    out.buffer.write(os.fsencode(text) + b"\n")
+    if out.isatty():
+        out.buffer.flush()
 
 
 def emit_json(value: object) -> None:

@@ -7,7 +7,6 @@ Volumes whose files cannot be read are folders that answer with the reason; noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from mntapi.errors import Corrupt, IsADirectory, MntapiError, NotADirectory, NotFound
 from mntapi.session.diskset import DiskSet
@@ -115,7 +114,7 @@ class VolumeTree:
         """The volume's position, its file system, and the same node as that file system knows it."""
         index, inner = self._split(node.inode)
         filesystem = self._set.filesystem(self._set.volumes[index])
-        return index, filesystem, replace(node, inode=inner - 1)
+        return index, filesystem, node._replace(inode=inner - 1)
 
     def _volume_node(self, index: int, volume: Volume) -> Node:
         """The volume as a folder: its root, or, where there is none, an empty node that says why."""
@@ -133,4 +132,4 @@ def _outer(index: int, node: Node) -> Node:
     """A file system's node with the number it has in the tree; 0 is kept for a volume without a file system."""
     if node.inode + 1 >= 1 << _VOLUME_SHIFT:
         raise Corrupt(f"inode number {node.inode} is wider than any file system has")
-    return replace(node, inode=(index + 1) << _VOLUME_SHIFT | node.inode + 1)
+    return node._replace(inode=(index + 1) << _VOLUME_SHIFT | node.inode + 1)

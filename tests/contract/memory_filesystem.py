@@ -6,7 +6,6 @@ Its names may be as hostile as a damaged disk's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from mntapi.blocks import check_range, whole
 from mntapi.errors import NotADirectory, NotFound, ReadFailed, Unsupported
@@ -49,7 +48,7 @@ class MemoryFileSystem:
     def _add(self, value: object, name: str) -> Node:
         inode = len(self._nodes) + 2
         node = Node(inode=inode, kind=_kind(value), size=_size(value), mode=0o755 if isinstance(value, Mapping) else 0o644)
-        node = replace(node, **self._metadata.get(name, {}))
+        node = node._replace(**self._metadata.get(name, {}))
         self._nodes[inode], self._content[inode] = node, value
         if isinstance(value, Mapping):
             self._children[inode] = [(child, self._add(inner, child).inode) for child, inner in value.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from mntapi.blocks import Cache, read
 from mntapi.errors import Corrupt, Invalid, IsADirectory, NotFound, Unsupported
@@ -29,6 +30,8 @@ from mntapi.units import SECTOR, align_up
 ROOT = 2
 FSCRYPT = "fscrypt"
 """``Node.reason`` of what is encrypted; the names in such a folder are shown encoded."""
+MAX_TABLES = 4096
+"""Block groups whose inode table is remembered; of 128 MiB each, if blocks have 4 KiB."""
 MAX_SYMLINK = 1 << 16
 """Bytes of a link's target; the kernel allows one block at most."""
 MAX_XATTR = 1 << 16
@@ -57,6 +60,7 @@ class ExtFileSystem:
         self._volume = volume
         self._cache = Cache(volume)
         self._sb = superblock
+        self._table_at = lru_cache(maxsize=MAX_TABLES)(self._find_table)
         self._folders = Folders(self._listing, self.node)
         self.root = self.node(ROOT)
         if self.root.kind is not FileKind.DIRECTORY:
@@ -126,6 +130,7 @@ class ExtFileSystem:
 
     def close(self) -> None:
         self._folders.clear()
+        self._table_at.cache_clear()
         self._cache.close()
 
     def _inode_at(self, number: int) -> int:
@@ -133,6 +138,10 @@ class ExtFileSystem:
         if not 1 <= number <= self._sb.inodes:
             raise NotFound(f"there is no inode {number}", expected=f"1 to {self._sb.inodes}")
         group, index = divmod(number - 1, self._sb.inodes_per_group)
+        return self._table_at(group) + index * self._sb.inode_size
+
+    def _find_table(self, group: int) -> int:
+        """Byte of a group's inode table on the volume."""
         at = self._sb.descriptor_at(group)
         descriptor = self._metadata(at, self._sb.descriptor_size)
         table = parse_inode_table(descriptor)
@@ -140,7 +149,7 @@ class ExtFileSystem:
             raise Corrupt(
                 "an inode table outside the file system", offset=at, expected=f"1 to {self._sb.blocks - 1}", found=table
             )
-        return table * self._sb.block_size + index * self._sb.inode_size
+        return table * self._sb.block_size
 
     def _inode(self, number: int) -> Inode:
         return parse_inode(self._metadata(self._inode_at(number), self._sb.inode_size))
@@ -160,7 +169,7 @@ class ExtFileSystem:
     def _metadata(self, at: int, length: int) -> bytes:
         if at + length > self._volume.size:
             raise Corrupt("the file system goes past the end of its volume", offset=at, expected=f"at most {self._volume.size}")
-        return read(self._cache, at, length)
+        return self._cache.read(at, length)
 
     def _block(self, number: int) -> bytes:
         return self._metadata(number * self._sb.block_size, self._sb.block_size)

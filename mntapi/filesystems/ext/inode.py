@@ -10,7 +10,7 @@ import enum
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mntapi.types import FileKind
 
@@ -30,8 +30,8 @@ _KINDS = {
 }
 
 
-class Flag(enum.IntFlag):
-    """``i_flags`` that decide how contents are read."""
+class Flag(enum.IntEnum):
+    """Bits of ``i_flags`` that decide how contents are read."""
 
     ENCRYPT = 0x800
     HUGE_FILE = 0x40000
@@ -41,11 +41,7 @@ class Flag(enum.IntFlag):
     CASEFOLD = 0x40000000
 
 
-KNOWN_FLAGS = sum(int(flag) for flag in Flag)
-
-
-@dataclass(frozen=True, slots=True)
-class Inode:
+class Inode(NamedTuple):
     """An inode. Sizes in bytes, times in nanoseconds since 1970; ``sectors`` counts as ``i_blocks`` does."""
 
     mode: int
@@ -55,7 +51,8 @@ class Inode:
     size_high: int
     links: int
     sectors: int
-    flags: Flag
+    flags: int
+    """Of ``Flag``, and others."""
     acl_block: int
     block: bytes
     """``i_block``: extent tree root, block map, inline data, link target, or device number."""
@@ -100,7 +97,7 @@ def parse_inode(raw: bytes) -> Inode:
         size_high=size_high,
         links=links,
         sectors=sectors | sectors_high << 32,
-        flags=Flag(flags & KNOWN_FLAGS),
+        flags=flags,
         acl_block=acl | acl_high << 32,
         block=block,
         atime_ns=_time_ns(atime, atime_extra if extra_size >= 16 else 0),

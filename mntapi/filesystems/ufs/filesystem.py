@@ -133,7 +133,7 @@ class UfsFileSystem:
     def _metadata(self, at: int, length: int) -> bytes:
         if at + length > self._volume.size:
             raise Corrupt("the file system goes past the end of its volume", offset=at, expected=f"at most {self._volume.size}")
-        return read(self._cache, at, length)
+        return self._cache.read(at, length)
 
     def _block(self, fragment: int) -> bytes:
         return self._metadata(fragment * self._sb.fragment_size, self._sb.block_size)

@@ -6,7 +6,6 @@ The one that users see is made by ``mntapi.session``. This one knows no inode fr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from mntapi.errors import Corrupt, NotFound
 from mntapi.guests.files import find
@@ -73,9 +72,9 @@ class Joined:
         return index, self._systems[index]
 
     def _inner(self, node: Node) -> Node:
-        return replace(node, inode=node.inode & (1 << _SHIFT) - 1)
+        return node._replace(inode=node.inode & (1 << _SHIFT) - 1)
 
     def _outer(self, index: int, node: Node) -> Node:
         if node.inode >> _SHIFT:
             raise Corrupt(f"inode number {node.inode} is wider than any file system has")
-        return replace(node, inode=index << _SHIFT | node.inode)
+        return node._replace(inode=index << _SHIFT | node.inode)

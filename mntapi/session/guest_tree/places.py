@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mntapi.errors import Corrupt, MntapiError, NotFound, Unsupported
@@ -172,4 +172,4 @@ def outer(index: int, node: Node) -> Node:
         raise Corrupt(f"inode number {node.inode} is wider than any file system has")
     is_stand_in = not node.links and node.reason in (DAMAGED, UNREADABLE)
     links = 1 if is_stand_in and index + 1 >= _STAND_INS else node.links
-    return replace(node, inode=(index + 1) << SHIFT | node.inode + 1, links=links)
+    return node._replace(inode=(index + 1) << SHIFT | node.inode + 1, links=links)

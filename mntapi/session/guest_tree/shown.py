@@ -15,7 +15,6 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from mntapi.errors import Corrupt, MntapiError, NotADirectory, NotFound, Unsupported
 from mntapi.session.guest_tree.links import names_in, upwards
@@ -57,7 +56,7 @@ class ShownTree:
 
     def node(self, inode: int) -> Node:
         node = self._tree.node(_plain(inode))
-        shown = replace(node, inode=inode)
+        shown = node._replace(inode=inode)
         return self._with_length(shown, self._text(node)) if node.kind is FileKind.SYMLINK else shown
 
     def lookup(self, directory: Node, name: str) -> Node:
@@ -185,7 +184,7 @@ class ShownTree:
     def _with_length(self, link: Node, target: str | None) -> Node:
         """A link with the length of the target that is shown: some programs read no more of it than that."""
         try:
-            return link if target is None else replace(link, size=len(os.fsencode(self._target(link, target))))
+            return link if target is None else link._replace(size=len(os.fsencode(self._target(link, target))))
         except MntapiError:
             return link
 
@@ -196,7 +195,7 @@ def _at(node: Node, depth: int) -> Node:
 
 
 def _numbered(node: Node, depth: int) -> Node:
-    return replace(node, inode=node.inode & _PLACE | _DEEP | depth << _DEPTH_AT | node.inode & _INNER)
+    return node._replace(inode=node.inode & _PLACE | _DEEP | depth << _DEPTH_AT | node.inode & _INNER)
 
 
 def _depth(inode: int) -> int | None:
@@ -209,7 +208,7 @@ def _plain(inode: int) -> int:
 
 
 def _inner(node: Node) -> Node:
-    return replace(node, inode=_plain(node.inode)) if node.inode & _DEEP else node
+    return node._replace(inode=_plain(node.inode)) if node.inode & _DEEP else node
 
 
 def _leading(names: Sequence[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from mntapi.errors import Invalid, IsADirectory, MntapiError, NotADirectory, NotFound
 from mntapi.session.guest_tree import links
@@ -78,7 +77,7 @@ class GuestTree:
             return self.places.node(put.place)
         try:
             filesystem = place.origin.filesystem
-            return outer(index, filesystem.lookup(replace(directory, inode=inner), name))
+            return outer(index, filesystem.lookup(directory._replace(inode=inner), name))
         except MntapiError:
             if index or name not in self.places.loose or directory.inode != self.root.inode:
                 raise
@@ -91,7 +90,7 @@ class GuestTree:
         put = dict(self.places.inside(directory))
         trouble = None
         try:
-            for name, node in self._below(place, replace(directory, inode=inner)):
+            for name, node in self._below(place, directory._replace(inode=inner)):
                 over = put.pop(fold(name, place.is_windows), None) if put else None
                 yield Entry(name, outer(index, node) if over is None else self.places.node(over.place))
         except MntapiError as error:
@@ -133,4 +132,4 @@ class GuestTree:
         _, place, inner = self.places.split(node.inode)
         if inner < 0:
             raise NotFound("is a folder that holds nothing")
-        return place.origin.filesystem, replace(node, inode=inner)
+        return place.origin.filesystem, node._replace(inode=inner)
