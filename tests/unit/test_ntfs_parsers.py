@@ -319,7 +319,7 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
     "runs": lambda raw: unpack_runs([piece(raw)], 4096, 1 << 40),
     "list": lambda raw: list(parse_list(raw)),
     "index": lambda raw: list(index.parse_entries(raw, 16, 0)),
-    "name": index.parse_file_name,
+    "name": index.is_link,
     "reparse": lambda raw: reparse.parse_reparse(raw, raw),
     "symlink": lambda raw: reparse.parse_reparse(point(reparse.SYMLINK, raw)),
     "interix": lambda raw: reparse.parse_interix(reparse.INTERIX_LINK + raw),

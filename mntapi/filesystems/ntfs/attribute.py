@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mntapi.errors import Corrupt
 from mntapi.filesystems.ntfs.record import Attribute
@@ -31,8 +31,7 @@ _ENTRY = struct.Struct("<IH2B2QH")
 _RECORD_MASK = (1 << 48) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NamedTuple):
     """An attribute whole, from all the records that hold a piece of it. Sizes in bytes."""
 
     name: str

@@ -83,7 +83,7 @@ class NtfsFileSystem:
             kind=kind,
             size=_shown_size(kind, meaning, stream),
             mode=_mode(kind, flags),
-            links=1 if is_directory else max(1, len(self._names(file))),
+            links=1 if is_directory else max(1, sum(index.is_link(item.value) for item in file.pieces(attribute.FILE_NAME))),
             allocated=stream.allocated if stream else 0,
             birthtime_ns=_unix_ns(born),
             mtime_ns=_unix_ns(written),
@@ -175,6 +175,8 @@ class NtfsFileSystem:
         stream = self._mft.stream(file, kind, name)
         if stream is None:
             return None
+        if stream.value is not None and stream.size <= limit and not stream.flags & attribute.ENCRYPTED:
+            return stream.value
         if stream.size > limit:
             raise Corrupt(
                 f"attribute {kind:#x} of record {file.number} is too long", expected=f"at most {limit}", found=stream.size
@@ -187,10 +189,6 @@ class NtfsFileSystem:
             raise Corrupt(f"record {file.number} has no times", found=raw)
         born, written, changed, read_at, flags = _STANDARD.unpack_from(raw)
         return born, written, changed, read_at, flags
-
-    def _names(self, file: File) -> list[index.IndexEntry]:
-        names = [index.parse_file_name(item.value) for item in file.pieces(attribute.FILE_NAME)]
-        return [name for name in names if name.namespace != index.DOS_NAMESPACE]
 
     def _meaning(self, file: File, flags: int, stream: Stream | None) -> reparse.Meaning:
         point = self._small(file, attribute.REPARSE_POINT, MAX_REPARSE)

@@ -64,13 +64,13 @@ def parse_entries(raw: bytes, header: int, at: int) -> Iterator[IndexEntry]:
             return
         if size < _ENTRY.size + key_size or size % 8 or offset + size > end:
             raise Corrupt("an index entry does not fit", offset=at + offset, expected=f"at most {end - offset}", found=size)
-        yield _file_name(raw[offset + _ENTRY.size :][:key_size], reference, at + offset)
+        key_at = offset + _ENTRY.size
+        yield _file_name(raw[key_at : key_at + key_size], reference, at + offset)
         offset += size
 
 
 def _file_name(key: bytes, reference: int, at: int) -> IndexEntry:
-    if len(key) < _NAME_AT or len(key) < _NAME_AT + 2 * key[64]:
-        raise Corrupt("a file name is cut off", offset=at, found=f"{len(key)} bytes")
+    _check_whole(key, at)
     parent, attributes = struct.unpack_from("<Q48xI", key)
     return IndexEntry(reference, parent, bool(attributes & _DIRECTORY), key[65], utf8(key[_NAME_AT : _NAME_AT + 2 * key[64]]))
 
@@ -85,9 +85,15 @@ def block_size(root: bytes) -> int:
     return size
 
 
-def parse_file_name(value: bytes) -> IndexEntry:
-    """A ``$FILE_NAME`` attribute of a record. Raises Corrupt where it is cut off."""
-    return _file_name(value, 0, 0)
+def _check_whole(key: bytes, at: int) -> None:
+    if len(key) < _NAME_AT or len(key) < _NAME_AT + 2 * key[64]:
+        raise Corrupt("a file name is cut off", offset=at, found=f"{len(key)} bytes")
+
+
+def is_link(value: bytes) -> bool:
+    """Whether a ``$FILE_NAME`` attribute is a link to the file, and not the 8.3 name of one. Raises Corrupt if cut off."""
+    _check_whole(value, 0)
+    return value[65] != DOS_NAMESPACE
 
 
 def used_blocks(bitmap: bytes, count: int) -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mntapi.blocks import Cache, read
 from mntapi.errors import Corrupt, NotFound
@@ -18,8 +18,7 @@ NUMBER = (1 << 48) - 1
 """A file reference is a record number, with the record's sequence number in the upper 16 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """A file's records, read: what every question about it starts from."""
 
     number: int
@@ -60,8 +59,8 @@ class Mft:
         return self._table
 
     def _map_table(self, pieces: list[Attribute], size: int) -> Blocks:
-        runs = unpack_runs(pieces, self._boot.cluster_size, self._volume.size)
-        return RunBlocks(self._cache, runs, min(runs.size, size))
+        self._runs = unpack_runs(pieces, self._boot.cluster_size, self._volume.size)
+        return RunBlocks(self._cache, self._runs, min(self._runs.size, size))
 
     @property
     def count(self) -> int:
@@ -111,7 +110,12 @@ class Mft:
         size = self._boot.record_size
         if not 0 <= number < self.count:
             raise NotFound(f"there is no record {number} in $MFT", expected=f"less than {self.count}")
-        return self._parse(read(self._table, number * size, size), number * size)
+        return self._parse(self._raw(number * size, size), number * size)
+
+    def _raw(self, offset: int, size: int) -> bytes:
+        """A part of the table: at once from the cache where it is in one piece, as nearly every record is."""
+        count, source = next(self._runs.pieces(offset, size))
+        return self._cache.read(source, size) if count == size and source is not None else read(self._table, offset, size)
 
     def _parse(self, raw: bytes, at: int) -> Record:
         return parse_record(apply_fixups(raw, b"FILE", at), at)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mntapi.errors import Corrupt
@@ -81,8 +80,7 @@ class Attribute(NamedTuple):
     runs: Nonresident | None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A file record. ``base`` is the record this one continues (0: none)."""
 
     sequence: int
@@ -111,7 +109,8 @@ def _attributes(raw: bytes, offset: int, at: int) -> Iterator[Attribute]:
             return
         if offset + _ATTRIBUTE.size > len(raw):
             raise Corrupt("an attribute is cut off", offset=at + offset)
-        length = _ATTRIBUTE.unpack_from(raw, offset)[1]
+        header = _ATTRIBUTE.unpack_from(raw, offset)
+        length = header[1]
         if length < _ATTRIBUTE.size + _RESIDENT.size or length % 8 or offset + length > len(raw):
             raise Corrupt(
                 "an attribute lies outside its record",
@@ -119,12 +118,12 @@ def _attributes(raw: bytes, offset: int, at: int) -> Iterator[Attribute]:
                 expected=f"at most {len(raw) - offset}",
                 found=length,
             )
-        yield _attribute(raw[offset : offset + length], at + offset)
+        yield _attribute(header, raw[offset : offset + length], at + offset)
         offset += length
 
 
-def _attribute(raw: bytes, at: int) -> Attribute:
-    kind, _, nonresident, name_length, name_at, flags, identifier = _ATTRIBUTE.unpack_from(raw)
+def _attribute(header: tuple[int, ...], raw: bytes, at: int) -> Attribute:
+    kind, _, nonresident, name_length, name_at, flags, identifier = header
     if name_at + 2 * name_length > len(raw):
         raise Corrupt("the name of an attribute is cut off", offset=at)
     name = raw[name_at : name_at + 2 * name_length].decode("utf-16-le", "surrogatepass") if name_length else ""
