@@ -1,8 +1,8 @@
 """CRC-32C (Castagnoli): the checksum of VHDX, of the device-mapper's metadata, of btrfs and others.
 
-Python has CRC-32 only. A loop over bytes does 8 MB/s, too slow for a log of some megabytes; a C library is one more thing to
-install on every proxy. So the data is cut into columns, ``bytes.translate`` looks up one byte of every column at once, and
-the columns' checksums are then joined: about 100 MB/s.
+Python has CRC-32 only. ISA-L does it where the host has that. Elsewhere a loop over bytes does 8 MB/s, too slow for a log of
+some megabytes: so the data is cut into columns, ``bytes.translate`` looks up one byte of every column at once, and the columns'
+checksums are then joined: up to 100 MB/s.
 
 Source: RFC 3720, appendix B.4 (polynomial and test vectors); Mark Adler's ``crc32_combine`` in zlib for the joining.
 """
@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from functools import cache
 
+from mntapi.isal import library
+
 _POLYNOMIAL = 0x82F63B78
 _ROWS = 256
 """Bytes in a column."""
+_WORTH_IT = 16
+"""Bytes from which on a call of the library pays."""
 
 
 def crc32c(data: bytes) -> int:
@@ -23,6 +27,9 @@ def crc32c(data: bytes) -> int:
 
 def crc32c_raw(state: int, data: bytes) -> int:
     """The same without its first and last inversion, as formats that begin with a seed of their own use it."""
+    loaded = library() if len(data) >= _WORTH_IT else None
+    if loaded is not None:
+        return int(loaded.crc32_iscsi(bytes(data), len(data), state))
     columns = len(data) // _ROWS
     if columns > 1:
         state = _join(state, _columns(data, columns))

@@ -30,6 +30,7 @@ import mntapi.crypto
 import mntapi.filesystems
 import mntapi.guests
 import mntapi.images
+import mntapi.isal
 import mntapi.machines
 import mntapi.volumes
 from mntapi.blocks.memory_overlay import MAX_MEMORY
@@ -48,7 +49,6 @@ from mntapi.session.overlay import MEMORY, overlays_from, overlays_in_memory, vo
 from mntapi.session.tree import VolumeTree
 from mntapi.types import DiskSpec, Opener, OpenOptions, Volume, WritableBlocks
 from mntapi.units import MIB
-from mntapi.volumes.raid import isal
 from mntapi_fuse.blockfs import BlockFs
 from mntapi_fuse.operations import Operations
 from mntapi_fuse.treefs import TreeFs
@@ -162,7 +162,7 @@ def _preload(request: Message, *, remote: bool) -> None:
         for name in ("http", "nbd"):
             import_module(f"mntapi.remote.{name}")
         import_module("mntapi.remote.wire").tls_context()
-    isal.library()
+    mntapi.isal.library()
     for encoding in _ENCODINGS:
         "".encode(encoding)
     import_module("mntapi_fuse.fusepy_backend" if request["backend"] == "fusepy" else "mntapi_fuse.server")

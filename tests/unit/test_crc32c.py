@@ -1,4 +1,4 @@
-"""CRC-32C against the vectors of RFC 3720, and its fast path against its slow one."""
+"""CRC-32C, with ISA-L and without it: the vectors of RFC 3720, and longer data against the definition."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import random
 
 import pytest
 
+from mntapi import crc32c as module
+from mntapi import isal
 from mntapi.crc32c import crc32c
+
+
+@pytest.fixture(params=["ISA-L", "Python"], autouse=True)
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "Python":
+        monkeypatch.setattr(module, "library", lambda: None)
+    elif isal.library() is None:
+        pytest.skip("libisal2 is not installed")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from operator import xor
 
 import pytest
 
+from mntapi.isal import library as find_library
 from mntapi.volumes.raid import galois, isal
 
 LENGTHS = (0, 1, 31, 4095, 4096, 4097, 4128, isal.STEP, isal.STEP + 1, 3 * isal.STEP + 12_345)
@@ -16,8 +17,8 @@ LENGTHS = (0, 1, 31, 4095, 4096, 4097, 4128, isal.STEP, isal.STEP + 1, 3 * isal.
 @pytest.fixture(params=["ISA-L", "Python"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "Python":
-        monkeypatch.setattr(isal, "library", lambda: None)
-    elif isal.library() is None:
+        monkeypatch.setattr(galois, "library", lambda: None)
+    elif find_library() is None:
         pytest.skip("libisal2 is not installed")
     return request.param
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 
+from mntapi.isal import library
 from mntapi.volumes.raid import isal
 
 _POLYNOMIAL = 0x11D
@@ -48,7 +49,7 @@ def multiply(column: bytes, factor: int) -> bytes:
     """Every byte times ``factor``, which is not 0."""
     if factor == 1:
         return column
-    loaded = isal.library() if len(column) >= isal.WORTH_IT and len(column) % isal.ALIGNMENT == 0 else None
+    loaded = library() if len(column) >= isal.WORTH_IT and len(column) % isal.ALIGNMENT == 0 else None
     return column.translate(_table(factor)) if loaded is None else isal.multiply(loaded, column, factor)
 
 
@@ -62,7 +63,7 @@ def add(columns: Iterable[bytes | memoryview], length: int) -> bytes:
 def add_into(columns: Iterable[bytes | memoryview], total: memoryview) -> None:
     """The same into ``total``, which may be one of the columns."""
     summands = list(columns)
-    loaded = isal.library() if len(total) >= isal.WORTH_IT and len(summands) > 1 else None
+    loaded = library() if len(total) >= isal.WORTH_IT and len(summands) > 1 else None
     if loaded is not None:
         _adder.add(loaded, summands, total)
         return

@@ -1,7 +1,6 @@
-"""The C library ISA-L, where the host has it: XOR and products in GF(256) with the processor's vector instructions.
+"""XOR and products in GF(256) by ISA-L, where the host has it.
 
-Without it Python's own integers do the same, at a tenth of the speed: they are packed and unpacked digit by digit. ctypes is
-imported with the first parity that is computed; a worker, which cannot open files later, calls ``library`` before.
+Without it Python's own integers do the same, at a tenth of the speed: they are packed and unpacked digit by digit.
 
 Source: ``raid.h`` and ``erasure_code.h`` of ISA-L 2.30: ``xor_gen`` wants its vectors aligned to 32 bytes, and refuses others;
 ``gf_vect_mul`` wants a length that is a multiple of 32. Its field is that of RAID 6 (0x11d).
@@ -11,37 +10,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
+from mntapi import isal
 from mntapi.errors import Failed
 from mntapi.units import KIB, align_up
 
 if TYPE_CHECKING:
     import ctypes
 
-_SONAME = "libisal.so.2"
 ALIGNMENT = 32
 STEP = 32 * KIB
 """Bytes of each column worked on at a time, so that all of them stay in the processor's cache."""
 WORTH_IT = 4 * KIB
 """Bytes from which on a call pays."""
-
-
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The library, its functions declared; None where there is none."""
-    import ctypes
-
-    try:
-        loaded = ctypes.CDLL(_SONAME)
-        loaded.xor_gen.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
-        loaded.gf_vect_mul_init.argtypes = (ctypes.c_ubyte, ctypes.c_void_p)
-        loaded.gf_vect_mul_init.restype = None
-        loaded.gf_vect_mul.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    except (OSError, AttributeError):
-        return None
-    return loaded
 
 
 class Adder(threading.local):
@@ -81,7 +64,7 @@ def _products(factor: int) -> bytes:
     """The table of a factor, in the library's own form."""
     import ctypes
 
-    loaded = library()
+    loaded = isal.library()
     table = ctypes.create_string_buffer(32)
     if loaded is not None:
         loaded.gf_vect_mul_init(factor, table)
