@@ -318,6 +318,15 @@ class FileSystem(Protocol):
         """Release what it owns, not the blocks it was given."""
 
 
+@runtime_checkable
+class Replaying(Protocol):
+    """A ``FileSystem`` whose journal was replayed in memory, if it was not empty."""
+
+    @property
+    def unreplayed(self) -> str | None:
+        """Why the newest changes may be missing all the same; None if they are not."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
     """What a user named: a path (later also a URL), and how to treat it."""

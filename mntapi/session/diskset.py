@@ -15,7 +15,19 @@ from mntapi.filesystems.probe import probe
 from mntapi.filesystems.readers import READERS, open_filesystem
 from mntapi.guests.types import Guest
 from mntapi.session.sets import open_spec, opener_for
-from mntapi.types import Capacity, DiskSpec, FileSystem, Image, Opener, OpenOptions, Signature, Usage, Volume, VolumeState
+from mntapi.types import (
+    Capacity,
+    DiskSpec,
+    FileSystem,
+    Image,
+    Opener,
+    OpenOptions,
+    Replaying,
+    Signature,
+    Usage,
+    Volume,
+    VolumeState,
+)
 from mntapi.volumes.scan import Found, find_volumes
 
 
@@ -26,6 +38,9 @@ class Content:
     signature: Signature | None
     state: VolumeState
     reason: str | None
+
+
+REPLAYED = "journal replayed in memory"
 
 
 class DiskSet:
@@ -70,8 +85,22 @@ class DiskSet:
         """What is on a volume. Never raises for what is on disk: trouble is a state with a reason."""
         with self._lock:
             if volume.id not in self._contents:
-                self._contents[volume.id] = _content(volume)
+                content = self._contents[volume.id] = _content(volume)
+                if content.state is VolumeState.DIRTY:
+                    self._contents[volume.id] = self._replayed(volume, content)
             return self._contents[volume.id]
+
+    def _replayed(self, volume: Volume, content: Content) -> Content:
+        """What is to be said of a dirty volume after its file system was opened, which may be all that it needed."""
+        try:
+            filesystem = self.filesystem(volume)
+        except MntapiError:
+            return content  # whoever reads it is told
+        if not isinstance(filesystem, Replaying):
+            return content
+        if filesystem.unreplayed is None:
+            return replace(content, state=VolumeState.OK, reason="; ".join(filter(None, (REPLAYED, volume.reason))))
+        return replace(content, reason="; ".join(filter(None, (filesystem.unreplayed, volume.reason))))
 
     def filesystem(self, volume: Volume) -> FileSystem:
         """The reader of the volume's file system, opened once and closed with the set.

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from mntapi.blocks import Cache, read
-from mntapi.errors import Corrupt, Invalid, IsADirectory, NotFound, Unsupported
+from mntapi.errors import Corrupt, Invalid, IsADirectory, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.ext import xattr
 from mntapi.filesystems.ext.directory import list_inline, list_linear
 from mntapi.filesystems.ext.inode import Flag, Inode, parse_inode
 from mntapi.filesystems.ext.mapping import Mapper
+from mntapi.filesystems.ext.recovery import Log, Replayed
 from mntapi.filesystems.ext.superblock import (
     SUPERBLOCK_AT,
     SUPERBLOCK_SIZE,
@@ -39,14 +40,16 @@ MAX_XATTR = 1 << 16
 
 
 def open_filesystem(blocks: Blocks, signature: Signature) -> ExtFileSystem:
-    """Read the superblock and the root folder of the volume ``blocks``.
+    """Read the superblock and the root folder of the volume ``blocks``; a journal that is not empty is replayed in memory.
 
     Raises:
-        Corrupt, Unsupported, ReadFailed: with the byte on the volume.
+        Corrupt, Unsupported, ReadFailed: with the byte on the volume. A journal that cannot be replayed is no error: the file
+            system is read as it lies there, and ``unreplayed`` says why.
     """
     if blocks.size < SUPERBLOCK_AT + SUPERBLOCK_SIZE:
         raise Corrupt("too small for an ext superblock", expected=f"{SUPERBLOCK_AT + SUPERBLOCK_SIZE} bytes", found=blocks.size)
-    return ExtFileSystem(blocks, parse_superblock(read(blocks, SUPERBLOCK_AT, SUPERBLOCK_SIZE)), signature.kind)
+    found = ExtFileSystem(blocks, parse_superblock(read(blocks, SUPERBLOCK_AT, SUPERBLOCK_SIZE)), signature.kind)
+    return found.recovered() if found.needs_recovery else found
 
 
 class ExtFileSystem:
@@ -57,6 +60,8 @@ class ExtFileSystem:
 
     def __init__(self, volume: Blocks, superblock: Superblock, kind: str) -> None:
         self.kind = kind
+        self.unreplayed: str | None = None
+        """Why the newest changes may be missing: what is in the journal could not be replayed."""
         self._volume = volume
         self._cache = Cache(volume)
         self._sb = superblock
@@ -65,6 +70,29 @@ class ExtFileSystem:
         self.root = self.node(ROOT)
         if self.root.kind is not FileKind.DIRECTORY:
             raise Corrupt("the root inode is no folder", offset=self._inode_at(ROOT), found=self.root.kind)
+
+    @property
+    def needs_recovery(self) -> bool:
+        """Whether changes may be in the journal only."""
+        return bool(self._sb.incompat & Incompat.RECOVER)
+
+    def recovered(self) -> ExtFileSystem:
+        """This file system after the journal was replayed; itself, with ``unreplayed`` set, where that cannot be."""
+        try:
+            if not self._sb.journal:
+                raise Unsupported("is on a device of its own", reason="journal-device")
+            journal = self.open(self.node(self._sb.journal))
+            log = Log(journal, self._sb.block_size, self._sb.blocks)
+            volume = Replayed(self._volume, journal, log.superblock, log.copies())
+            superblock = parse_superblock(read(volume, SUPERBLOCK_AT, SUPERBLOCK_SIZE))
+            found = ExtFileSystem(volume, superblock, self.kind)
+            if log.has_fast_commits():
+                found.unreplayed = "fast commits are not replayed: the changes of the last seconds may be missing"
+        except MntapiError as error:
+            self.unreplayed = f"the journal cannot be replayed: {error}"
+            return self
+        self.close()
+        return found
 
     def node(self, inode: int) -> Node:
         kind, found = self._used(inode)

@@ -15,7 +15,7 @@ SUPERBLOCK_AT = 1024
 SUPERBLOCK_SIZE = 1024
 MAGIC = 0xEF53
 DYNAMIC_REVISION = 1
-_FIELDS = struct.Struct("<11I 12x H 18x I 8x H 2x 3I 150x H 4x I 72x I 4x I 240x 2I")
+_FIELDS = struct.Struct("<11I 12x H 18x I 8x H 2x 3I 120x I 26x H 4x I 72x I 4x I 240x 2I")
 """The gaps are fields no reader needs."""
 _TABLE = struct.Struct("<I")
 
@@ -80,6 +80,8 @@ class Superblock:
     descriptor_size: int
     first_meta_group: int
     backup_groups: tuple[int, int]
+    journal: int
+    """Inode of the journal; 0 if it is on a device of its own."""
 
     @property
     def groups(self) -> int:
@@ -130,9 +132,8 @@ def parse_superblock(raw: bytes) -> Superblock:
     inodes, blocks_low, _, free_low, free_inodes, first_block, log_block, log_cluster, group_blocks, _, group_inodes = fields[
         :11
     ]
-    magic, revision, inode_size, compat, incompat, read_only, descriptor_size, first_meta, blocks_high, free_high = fields[
-        11:21
-    ]
+    magic, revision, inode_size, compat, incompat, read_only, journal, descriptor_size, first_meta = fields[11:20]
+    blocks_high, free_high, *backup_groups = fields[20:]
     _expect(magic == MAGIC, "no ext superblock", 56, hex(MAGIC), hex(magic))
     _expect(log_block <= 6, "the block size is impossible", 24, "at most 6", log_block)
     _expect(log_cluster <= 20, "the cluster size is impossible", 28, "at most 20", log_cluster)
@@ -166,7 +167,8 @@ def parse_superblock(raw: bytes) -> Superblock:
         read_only_compat=ReadOnlyCompat(read_only & READ_ONLY_KNOWN),
         descriptor_size=descriptor_size,
         first_meta_group=first_meta,
-        backup_groups=(fields[21], fields[22]),
+        backup_groups=(backup_groups[0], backup_groups[1]),
+        journal=journal,
     )
 
 
