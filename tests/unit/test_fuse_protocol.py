@@ -8,7 +8,6 @@ import shutil
 import stat
 import struct
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,7 +101,7 @@ def test_other_protocols_are_refused(version: tuple[int, int]) -> None:
 
 def test_attributes_keep_nanoseconds_before_1970() -> None:
     buffer = reply()
-    protocol.pack_attributes(Attributes(9, replace(NODE, mtime_ns=-1)), buffer)
+    protocol.pack_attributes(Attributes(9, NODE._replace(mtime_ns=-1)), buffer)
     fields = protocol.ATTR_OUT.unpack_from(buffer)
     assert fields[0] == protocol.FOR_EVER_S and fields[2] == 5
     assert (fields[6], fields[9]) == ((1 << 64) - 1, 999_999_999)
@@ -136,7 +135,7 @@ def test_an_absent_name_is_node_zero_for_ever() -> None:
 def test_statx_tells_birth_only_where_it_is_known() -> None:
     for birth, bit in ((None, 0), (3_000_000_004, 0x800)):
         buffer = reply()
-        protocol.pack_statx(Attributes(5, replace(NODE, birthtime_ns=birth)), buffer)
+        protocol.pack_statx(Attributes(5, NODE._replace(birthtime_ns=birth)), buffer)
         fields = protocol.STATX_OUT.unpack_from(buffer)
         assert fields[2] & 0x800 == bit and fields[2] & 0x7FF == 0x7FF
         assert fields[15:17] == ((3, 4) if birth else (0, 0))

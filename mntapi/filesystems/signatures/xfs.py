@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from mntapi.filesystems.signatures import values
 from mntapi.filesystems.signatures.source import Found, Source
+from mntapi.filesystems.signatures.xfs_log import Log
+from mntapi.units import SECTOR
+
+_NEEDS_REPAIR = 0x10
+"""Bit of the incompatible features of version 5: xfs_repair was begun and not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +21,19 @@ class Superblock:
     block_size: int
     block_count: int
     uuid: bytes
+    log_start: int
     ag_blocks: int
     ag_count: int
+    log_blocks: int
+    version: int
     sector_size: int
     inode_size: int
     name: bytes
     block_log: int
     sector_log: int
     inode_log: int
+    ag_block_log: int
+    incompat: int
 
     def is_sane(self) -> bool:
         """Whether sizes agree with their logarithms and the allocation groups cover the blocks."""
@@ -38,14 +48,33 @@ class Superblock:
         all_but_last = (self.ag_count - 1) * self.ag_blocks
         return all_but_last < self.block_count <= self.ag_count * self.ag_blocks
 
+    @property
+    def log_at(self) -> int:
+        """Byte of the volume where its log begins."""
+        group, within = divmod(self.log_start, 1 << self.ag_block_log)
+        return (group * self.ag_blocks + within) * self.block_size
 
-_SUPERBLOCK = struct.Struct(">4xIQ16x16s36xII8x2xHH2x12sBBB")
+
+_SUPERBLOCK = struct.Struct(">4xIQ16x16sQ28xII4xI3H2x12s3BxB91xI")
+_SUPERBLOCK_SIZE = 512
 
 
 def xfs(source: Source, base: int) -> Found | None:
-    """A data device. Whether its log is dirty would take a search through the log, and is not told."""
-    superblock = Superblock(*_SUPERBLOCK.unpack(source.read(base, _SUPERBLOCK.size)))
-    return Found(values.text(superblock.name), values.uuid(superblock.uuid)) if superblock.is_sane() else None
+    """A data device."""
+    superblock = Superblock(*_SUPERBLOCK.unpack_from(source.read(base, _SUPERBLOCK_SIZE)))
+    if not superblock.is_sane():
+        return None
+    return Found(values.text(superblock.name), values.uuid(superblock.uuid), _dirty(source, base, superblock))
+
+
+def _dirty(source: Source, base: int, superblock: Superblock) -> str | None:
+    """Why the newest changes may be missing."""
+    if superblock.version & 0xF == 5 and superblock.incompat & _NEEDS_REPAIR:
+        return "needs xfs_repair"
+    if superblock.log_start == 0:
+        return "log on another device, not looked at"
+    log = Log(source, base + superblock.log_at, superblock.log_blocks * superblock.block_size // SECTOR)
+    return None if log.is_clean() else "log not replayed"
 
 
 def external_log(source: Source, base: int) -> Found | None:

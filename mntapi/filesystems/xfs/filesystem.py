@@ -1,0 +1,189 @@
+"""XFS as a ``FileSystem``."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+
+from mntapi.blocks import Cache
+from mntapi.errors import Corrupt, Invalid, IsADirectory, Unsupported
+from mntapi.filesystems.names import Folders, Listed
+from mntapi.filesystems.runs import RunBlocks
+from mntapi.filesystems.xfs import attributes
+from mntapi.filesystems.xfs.described import REMOTE, Metadata
+from mntapi.filesystems.xfs.directory import INDEX_AT, list_blocks, list_short
+from mntapi.filesystems.xfs.extents import Extents
+from mntapi.filesystems.xfs.inode import Format, Inode, parse_inode
+from mntapi.filesystems.xfs.inode_table import InodeTable
+from mntapi.filesystems.xfs.superblock import Superblock, find_superblock
+from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
+
+REALTIME = "realtime"
+"""``Node.reason`` of a file whose contents are on the realtime device."""
+MAX_SYMLINK = 1024
+"""Bytes of a link's target (``XFS_SYMLINK_MAXLEN``)."""
+_LINK_HEAD = struct.Struct(">4s2I")
+_LINK_HEAD_SIZE = 56
+_LOWER = {letter: letter + 32 for letter in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+_SIZED = (FileKind.FILE, FileKind.DIRECTORY, FileKind.SYMLINK)
+
+
+def open_filesystem(blocks: Blocks, signature: Signature) -> XfsFileSystem:
+    """Read the superblock and the root folder of the volume ``blocks``.
+
+    Raises:
+        Corrupt, Unsupported, ReadFailed: with the byte on the volume.
+    """
+    return XfsFileSystem(blocks, find_superblock(blocks), signature.kind)
+
+
+class XfsFileSystem:
+    """One XFS file system. Thread-safe; borrows the volume."""
+
+    def __init__(self, volume: Blocks, superblock: Superblock, kind: str) -> None:
+        self.kind = kind
+        self._volume = volume
+        self._sb = superblock
+        self._uuid = superblock.uuid if superblock.version == 5 else None
+        self._cache = Cache(volume)
+        self._metadata = Metadata(self._cache, superblock)
+        self._inodes = InodeTable(volume, self._metadata, superblock)
+        self._extents = Extents(self._metadata, superblock)
+        self._folders = Folders(self._listing, self.node, fold=_fold if superblock.folds_case else None)
+        self.root = self.node(superblock.root)
+        if self.root.kind is not FileKind.DIRECTORY:
+            raise Corrupt("the root inode is no folder", offset=superblock.inode_at(superblock.root), found=self.root.kind)
+
+    def node(self, inode: int) -> Node:
+        kind, found = self._used(inode)
+        return Node(
+            inode=inode,
+            kind=kind,
+            size=found.size if kind in _SIZED else 0,
+            mode=stat.S_IMODE(found.mode),
+            uid=found.uid,
+            gid=found.gid,
+            links=found.links,
+            allocated=found.blocks * self._sb.block_size,
+            mtime_ns=found.mtime_ns,
+            atime_ns=found.atime_ns,
+            ctime_ns=found.ctime_ns,
+            birthtime_ns=found.birthtime_ns,
+            rdev=found.rdev,
+            reason=REALTIME if _is_elsewhere(found) else None,
+        )
+
+    def lookup(self, directory: Node, name: str) -> Node:
+        return self._folders.lookup(directory, name)
+
+    def scan(self, directory: Node) -> Iterator[Entry]:
+        return self._folders.scan(directory)
+
+    def open(self, file: Node) -> Blocks:
+        if file.kind is FileKind.DIRECTORY:
+            raise IsADirectory(f"inode {file.inode} is a folder")
+        if file.kind is not FileKind.FILE:
+            raise Invalid(f"inode {file.inode} is a {file.kind}, which has no contents")
+        _, inode = self._used(file.inode)
+        if _is_elsewhere(inode):
+            raise Unsupported(
+                f"the contents of inode {file.inode} are on the realtime device",
+                hint="only the kernel reads them, with -o rtdev=",
+                reason=REALTIME,
+            )
+        return RunBlocks(self._volume, self._extents.runs(inode.data, file.inode, inode.size), inode.size)
+
+    def readlink(self, link: Node) -> str:
+        if link.kind is not FileKind.SYMLINK:
+            raise Invalid(f"inode {link.inode} is no symbolic link")
+        _, inode = self._used(link.inode)
+        if not 0 < inode.size <= MAX_SYMLINK:
+            raise Corrupt(
+                "an impossible length of a symbolic link",
+                offset=inode.data.at,
+                expected=f"1 to {MAX_SYMLINK}",
+                found=inode.size,
+            )
+        if inode.data.format != Format.LOCAL:
+            target = self._remote_target(inode)
+        elif inode.size <= len(inode.data.raw):
+            target = inode.data.raw[: inode.size]
+        else:
+            raise Corrupt("the target of a symbolic link does not fit into its inode", offset=inode.data.at, found=inode.size)
+        return os.fsdecode(target)
+
+    def xattrs(self, node: Node) -> Mapping[str, bytes]:
+        _, inode = self._used(node.inode)
+        fork = inode.attributes
+        if fork is None:
+            return {}
+        if fork.format == Format.LOCAL:
+            return dict(attributes.shown(attributes.in_inode(fork)))
+        content = self._extents.mapped(fork, node.inode)
+        blocks = attributes.AttributeBlocks(content, self._sb.block_size, self._sb.version)
+        return dict(attributes.shown(blocks.attributes()))
+
+    def capacity(self) -> Capacity:
+        size, total = self._sb.block_size, max(0, self._sb.blocks - self._sb.log_blocks)
+        return Capacity(
+            total=total * size,
+            free=min(total, self._sb.free_blocks) * size,
+            block_size=size,
+            inodes=self._sb.inodes,
+            inodes_free=min(self._sb.inodes, self._sb.free_inodes),
+        )
+
+    def close(self) -> None:
+        self._folders.clear()
+        self._inodes.clear()
+        self._cache.close()
+
+    def _used(self, number: int) -> tuple[FileKind, Inode]:
+        at = self._sb.inode_at(number)
+        inode = parse_inode(self._inodes.read(at), number, at, self._uuid)
+        if inode.kind is None or inode.links == 0:
+            raise Corrupt(f"inode {number} is not in use", offset=at, found=oct(inode.mode))
+        return inode.kind, inode
+
+    def _remote_target(self, inode: Inode) -> bytes:
+        """The target of a link in blocks of its own; in version 5 each extent of them describes itself."""
+        content = self._extents.mapped(inode.data, inode.number)
+        if self._sb.version == 4:
+            return content.read(0, inode.size).raw
+        target = b""
+        for offset, length, at, _ in self._extents.extents(inode.data, inode.number):
+            raw = content.read(offset, min(length, 2 * MAX_SYMLINK + self._sb.block_size)).raw
+            magic, done, count = _LINK_HEAD.unpack_from(raw)
+            if magic != b"XSLM" or done != len(target) or not 0 < count <= len(raw) - _LINK_HEAD_SIZE:
+                raise Corrupt(
+                    "no part of a symbolic link", offset=at, expected=f"XSLM, {len(target)}", found=f"{magic!r}, {done}"
+                )
+            self._metadata.verify(raw, at, REMOTE, inode.number)
+            target += raw[_LINK_HEAD_SIZE : _LINK_HEAD_SIZE + count]
+            if len(target) >= inode.size:
+                return target[: inode.size]
+        raise Corrupt(
+            "the target of a symbolic link ends too early", offset=inode.data.at, expected=inode.size, found=len(target)
+        )
+
+    def _listing(self, directory: Node) -> Iterator[Listed]:
+        _, inode = self._used(directory.inode)
+        if inode.data.format == Format.LOCAL:
+            return list_short(inode.data, inode.size, has_kinds=self._sb.has_kinds)
+        return list_blocks(
+            self._extents.mapped(inode.data, directory.inode, end=INDEX_AT),
+            self._sb.directory_block_size,
+            is_described=self._sb.version == 5,
+            has_kinds=self._sb.has_kinds,
+        )
+
+
+def _is_elsewhere(inode: Inode) -> bool:
+    return inode.is_realtime and inode.kind is FileKind.FILE
+
+
+def _fold(name: str) -> str:
+    """As fs/xfs/libxfs/xfs_dir2.c ``xfs_ascii_ci_xfrm``: letters of ASCII only."""
+    return name.translate(_LOWER)
