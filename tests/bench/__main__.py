@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import formats, machine, managers, work
+from bench import formats, guests, machine, managers, work
 from bench.commands import Failure
 from bench.disks import Disks
 from bench.race import Track
@@ -29,7 +29,7 @@ from bench.wakefulness import steady
 from bench.work import Bench, Settings
 from mntapi.errors import MntapiError
 
-SECTIONS = {**work.SECTIONS, **formats.SECTIONS, **managers.SECTIONS}
+SECTIONS = {**work.SECTIONS, **formats.SECTIONS, **managers.SECTIONS, **guests.SECTIONS}
 _ROUNDS = 5
 _SECONDS, _QUICK_SECONDS = 3.0, 1.0
 
@@ -43,6 +43,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mntapi-bench"
+    _keep_bytecode(cache / "bytecode")
     try:
         with _scratch(cache) as scratch:
             _measure(arguments, cache, scratch)
@@ -52,6 +53,12 @@ def main() -> int:
         _complain("interrupted")
         return 130
     return 0
+
+
+def _keep_bytecode(folder: Path) -> None:
+    """Programs in Python find their modules compiled, as installed ones do; this environment may forbid to keep that."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
 
 
 def _parse() -> argparse.Namespace:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench import systems
 from bench.commands import MNTAPI, output
 from bench.servers import ntfs_3g, qemu_storage_daemon
 from contract.md_builder import member1
@@ -108,6 +109,14 @@ class Disks:
         """The top of a chain of so many QCOW2 files, each with clusters of its own all over, and the same bytes raw."""
         folder = self._once(f"chain{links}", partial(_write_chain, links))
         return folder / f"link{links - 1}.qcow2", folder / "whole.raw"
+
+    def linux(self) -> Path:
+        """A folder with the disks of a Linux; see ``systems.py``."""
+        return self._once("linux", systems.write_linux)
+
+    def windows(self) -> Path:
+        """The disk of a Windows; see ``systems.py``."""
+        return self._once("windows.raw", systems.write_windows)
 
     def crowd(self, kind: str) -> Disk:
         """A volume with 75,000 entries, and no partition table around it."""

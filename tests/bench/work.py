@@ -61,6 +61,11 @@ class Bench:
         """What is read."""
         return self._disks
 
+    @property
+    def dissect(self) -> Path | None:
+        """The folder with dissect's programs, None where there is none."""
+        return self._settings.dissect
+
     def place(self) -> Path:
         """A fresh path below the scratch folder."""
         return self._settings.scratch / f"at{next(self._numbers)}"
@@ -214,7 +219,7 @@ SECTIONS: dict[str, Section] = {
     "walk": Bench.walk,
     "memory": Bench.memory,
 }
-"""``formats.py`` has more."""
+"""``formats.py``, ``managers.py`` and ``guests.py`` have more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from contract.memory_filesystem import Memory, MemoryFileSystem
@@ -108,7 +106,7 @@ def test_a_file_longer_than_its_limit_is_not_read() -> None:
 
 def test_what_is_no_file_is_not_opened() -> None:
     fs = MemoryFileSystem(TREE)
-    node = dataclasses.replace(find(fs, "/fifo"), kind=FileKind.FIFO)
+    node = find(fs, "/fifo")._replace(kind=FileKind.FIFO)
     fs._nodes[node.inode] = node
     with pytest.raises(IsADirectory, match="/etc"):
         open_file(fs, "/etc")
@@ -234,7 +232,7 @@ def test_joined_refuses_what_makes_no_sense() -> None:
     tree.bind("/srv", "/srv")
     assert exists(tree, "/srv/old")
     wide = MemoryFileSystem({})
-    wide.root = dataclasses.replace(wide.root, inode=1 << 60)
+    wide.root = wide.root._replace(inode=1 << 60)
     with pytest.raises(Corrupt, match="wider"):
         tree.mount("/srv", wide)
 

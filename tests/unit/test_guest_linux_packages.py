@@ -107,12 +107,6 @@ def in_rpm(**files: object) -> MemoryFileSystem:
     return MemoryFileSystem({"var": {"lib": {"rpm": {name.replace("_", "."): content for name, content in files.items()}}}})
 
 
-@pytest.mark.parametrize("name", ["Packages", "Packages_db"])
-def test_databases_that_are_not_read_are_named(name: str) -> None:
-    with pytest.raises(Unsupported, match="an RPM database of the kind"):
-        find_packages(in_rpm(**{name: b"x"}))
-
-
 def test_a_database_with_a_log_is_not_taken_for_the_newest() -> None:
     fs = MemoryFileSystem({"var": {"lib": {"rpm": {"rpmdb.sqlite": database(b""), "rpmdb.sqlite-wal": b"x"}}}})
     with pytest.raises(Unsupported, match="newest"):

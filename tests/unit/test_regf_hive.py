@@ -147,7 +147,7 @@ def test_lists_that_repeat_themselves_have_more_keys_than_the_key_says():
     [
         ("key", 20, 0xFFFFFFFF, "more keys than the hive can hold"),
         ("key", 36, 0xFFFFFFFF, "more values than the hive can hold"),
-        ("key", 36, 100, "list of cells is cut off"),
+        ("key", 36, 100, "outside the hive"),
         ("key", 28, 0xFFFFFFF8, "outside the hive"),
         ("key", 28, 3, "outside the hive"),
         ("key", 28, 0, "outside the hive"),
@@ -176,6 +176,14 @@ def test_what_cells_may_say(cell, offset, content, text):
             value.data()
     assert caught.value.path == "SYSTEM"
     assert caught.value.offset >= BINS
+
+
+def test_values_in_front_of_where_their_list_is_cut_off_are_read():
+    damaged = Damaged({"a": {"value": b"12345678"}})
+    key = damaged.put(damaged.builder.keys["a"], 36, 100).hive.key("a")
+    assert key.value("value").data() == b"12345678"
+    with pytest.raises(Corrupt, match="list of cells is cut off"):
+        key.value("another")
 
 
 def test_data_of_4_gib_are_refused():

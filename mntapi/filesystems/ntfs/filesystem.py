@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from mntapi.blocks import read
 from mntapi.errors import Corrupt, Invalid, IsADirectory, MntapiError, ReadFailed, Unsupported
@@ -21,7 +22,14 @@ ROOT = 5
 CLUSTER_BITMAP = 6
 FIRST_USER = 16
 """Records below are metadata files, which ntfs-3g hides too."""
+EXTEND = 11
+"""The folder with the indexes that NTFS 3.0 added."""
 INDEX = "$I30"
+REPARSE_INDEX = "$R"
+MAX_POINTS = 250_000
+"""Reparse points looked at, in half a second: files that Windows compressed or deduplicated are such, too."""
+MAX_DEPTH = 256
+"""Folders above one another that a path is made of."""
 MAX_XATTR = 1 << 16
 """Bytes of an alternate stream shown as an extended attribute (the kernel's ``XATTR_SIZE_MAX``)."""
 MAX_BITMAP = 1 << 24
@@ -37,6 +45,8 @@ _UNIX_EPOCH = 116_444_736_000_000_000
 """1970 in the units of 100 ns since 1601 that NTFS counts."""
 _STANDARD = struct.Struct("<4QI")
 _READ_ONLY, _SYSTEM, _ENCRYPTED = 0x1, 0x4, 0x4000
+
+T = TypeVar("T")
 
 
 def open_filesystem(blocks: Blocks, signature: Signature) -> NtfsFileSystem:
@@ -200,28 +210,69 @@ class NtfsFileSystem:
         return reparse.Meaning()
 
     def _listing(self, directory: Node) -> Iterator[Listed]:
-        file = self._mft.file(directory.inode)
-        root = self._small(file, attribute.INDEX_ROOT, 1 << 16, INDEX) or b""
+        return self._index(self._mft.file(directory.inode), INDEX, _listed)
+
+    def _index(self, file: File, name: str, parse: Callable[[bytes, int, int], Iterator[T]]) -> Iterator[T]:
+        """What ``parse`` makes of the root and the used blocks of an index; the first damaged block's error comes last."""
+        root = self._small(file, attribute.INDEX_ROOT, 1 << 16, name) or b""
         size = index.block_size(root)
-        stream = self._mft.stream(file, attribute.INDEX_ALLOCATION, INDEX)
-        yield from _shown(index.parse_entries(root, index.ROOT_HEADER, 0))
+        stream = self._mft.stream(file, attribute.INDEX_ALLOCATION, name)
+        yield from parse(root, index.ROOT_HEADER, 0)
         if stream is None:
             return
         if stream.size > self._volume.size:
             raise Corrupt("a folder larger than its volume", expected=f"at most {self._volume.size}", found=stream.size)
-        bitmap = self._small(file, attribute.BITMAP, MAX_BITMAP, INDEX) or b""
+        bitmap = self._small(file, attribute.BITMAP, MAX_BITMAP, name) or b""
         errors: list[MntapiError] = []
         content = self._content(stream)
         for number in index.used_blocks(bitmap, stream.size // size):
             try:
                 raw = apply_fixups(read(content, number * size, size), b"INDX", number * size)
-                yield from _shown(index.parse_entries(raw, index.BLOCK_HEADER, number * size))
+                yield from parse(raw, index.BLOCK_HEADER, number * size)
             except (Corrupt, ReadFailed) as error:
                 errors.append(error)
                 if len(errors) == MAX_BAD_BLOCKS:
                     break
         if errors:
             raise errors[0]
+
+    def mount_points(self) -> Iterator[tuple[str, Node]]:
+        """Folders that stand for others, junctions and mounted volumes, each with its path from the root, by the volume's own
+        index of them. Source: Linux-NTFS project documentation, "$Reparse".
+
+        Raises:
+            NotFound: there is no such index (NTFS before 3.0).
+            Unsupported: it has more than ``MAX_POINTS`` entries.
+            MntapiError: it is damaged, or names what is no folder any more.
+        """
+        points = self._mft.file(self.lookup(self.node(EXTEND), "$Reparse").inode)
+        known: dict[int, tuple[int, str]] = {}
+        for count, entry in enumerate(self._index(points, REPARSE_INDEX, index.parse_reparse_entries)):
+            if count == MAX_POINTS:
+                raise Unsupported("too many reparse points", expected=f"at most {MAX_POINTS}", reason="too-large")
+            if entry.tag == reparse.MOUNT_POINT:
+                yield self._path(entry.reference, known), self.node(entry.reference)
+
+    def _path(self, reference: int, known: dict[int, tuple[int, str]]) -> str:
+        """The path of a file by its first name. ``known``: the folder and the name of those that were met, added to."""
+        names: list[str] = []
+        while reference & NUMBER != ROOT:
+            if reference not in known:
+                file = self._mft.file(reference)
+                links = [item.value for item in file.pieces(attribute.FILE_NAME) if index.is_link(item.value)]
+                if not links:
+                    raise Corrupt(f"record {file.number} is in no folder")
+                parent, name = index.parse_name(links[0])
+                known[reference] = parent, presentable(name)
+            reference, shown = known[reference]
+            names.append(shown)
+            if len(names) == MAX_DEPTH:
+                raise Corrupt(f"record {reference & NUMBER} is too deep", expected=f"at most {MAX_DEPTH} folders")
+        return "/".join(reversed(names))
+
+
+def _listed(raw: bytes, header: int, at: int) -> Iterator[Listed]:
+    return _shown(index.parse_entries(raw, header, at))
 
 
 def _shown(entries: Iterator[index.IndexEntry]) -> Iterator[Listed]:

@@ -1,16 +1,16 @@
-"""Folders: the entries of ``$I30``, in the root of the index and in its blocks.
+"""Indexes: the names in a folder (``$I30``), the reparse points of a volume (``$R``), in an index's root and in its blocks.
 
 The tree is not walked: every block that the index's bitmap calls used is read in the order on disk, which finds every name once
 even where the tree's links are damaged.
 
-Source: Linux-NTFS project documentation, "$INDEX_ROOT", "$INDEX_ALLOCATION", "$FILE_NAME".
+Source: Linux-NTFS project documentation, "$INDEX_ROOT", "$INDEX_ALLOCATION", "$FILE_NAME", "$Reparse".
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 from mntapi.errors import Corrupt
 
@@ -20,10 +20,14 @@ DOS_NAMESPACE = 2
 """An 8.3 name beside a long one."""
 _INDEX = struct.Struct("<2I")
 _ENTRY = struct.Struct("<Q3H2x")
+_REPARSE_KEY = struct.Struct("<IQ")
 _LAST = 0x2
 _NAME_AT = 66
 _DIRECTORY = 0x10000000
 """File attribute that only ``$FILE_NAME`` has."""
+
+
+T = TypeVar("T")
 
 
 class IndexEntry(NamedTuple):
@@ -41,13 +45,31 @@ def utf8(name: bytes) -> bytes:
     return name.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
 
 
+class ReparseEntry(NamedTuple):
+    """A reparse point: its tag, and the file that is one, as in ``IndexEntry``."""
+
+    tag: int
+    reference: int
+
+
 def parse_entries(raw: bytes, header: int, at: int) -> Iterator[IndexEntry]:
-    """The names of an index root or block.
+    """The names of an index root or block; see ``_entries``."""
+    return _entries(raw, header, at, _file_name)
+
+
+def parse_reparse_entries(raw: bytes, header: int, at: int) -> Iterator[ReparseEntry]:
+    """The reparse points of an index root or block; see ``_entries``."""
+    return _entries(raw, header, at, _reparse_point)
+
+
+def _entries(raw: bytes, header: int, at: int, parse: Callable[[bytes, int, int], T]) -> Iterator[T]:
+    """What an index root or block has.
 
     Args:
         raw: the attribute's value, or the block with its fixups applied.
         header: where the index header starts in it, ``ROOT_HEADER`` or ``BLOCK_HEADER``.
         at: byte of ``raw`` in its stream, for errors.
+        parse: makes something of a key, the eight bytes in front of it and its place.
 
     Raises:
         Corrupt: an entry lies outside; those before it were yielded.
@@ -65,7 +87,7 @@ def parse_entries(raw: bytes, header: int, at: int) -> Iterator[IndexEntry]:
         if size < _ENTRY.size + key_size or size % 8 or offset + size > end:
             raise Corrupt("an index entry does not fit", offset=at + offset, expected=f"at most {end - offset}", found=size)
         key_at = offset + _ENTRY.size
-        yield _file_name(raw[key_at : key_at + key_size], reference, at + offset)
+        yield parse(raw[key_at : key_at + key_size], reference, at + offset)
         offset += size
 
 
@@ -73,6 +95,18 @@ def _file_name(key: bytes, reference: int, at: int) -> IndexEntry:
     _check_whole(key, at)
     parent, attributes = struct.unpack_from("<Q48xI", key)
     return IndexEntry(reference, parent, bool(attributes & _DIRECTORY), key[65], utf8(key[_NAME_AT : _NAME_AT + 2 * key[64]]))
+
+
+def _reparse_point(key: bytes, _: int, at: int) -> ReparseEntry:
+    if len(key) < _REPARSE_KEY.size:
+        raise Corrupt("a key of the index of reparse points is cut off", offset=at, found=f"{len(key)} bytes")
+    return ReparseEntry(*_REPARSE_KEY.unpack_from(key))
+
+
+def parse_name(value: bytes) -> tuple[int, bytes]:
+    """The folder that a ``$FILE_NAME`` attribute says the file is in, and the name there. Raises Corrupt if cut off."""
+    entry = _file_name(value, 0, 0)
+    return entry.parent, entry.name
 
 
 def block_size(root: bytes) -> int:

@@ -1,7 +1,7 @@
-"""Installed packages, from the databases of dpkg, RPM (the SQLite one), apk, pacman, Portage and Slackware's pkgtools.
+"""Installed packages, from the databases of dpkg, RPM (all three kinds), apk, pacman, Portage and Slackware's pkgtools.
 
 Source: dpkg-query(1) and deb-control(5) for ``status``; apk-tools' ``doc/apk.5``, "installed database"; alpm-files and
-``desc`` of pacman; Portage's ``/var/db/pkg``; pkgtools' ``/var/log/packages``. RPM: ``rpm.py``.
+``desc`` of pacman; Portage's ``/var/db/pkg``; pkgtools' ``/var/log/packages``. RPM: ``rpm.py``, ``rpm_ndb.py``, ``rpm_bdb.py``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator
 
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.guests.files import MAX_VALUE, TOO_LARGE, exists, find, listdir, one_line, open_file, read_text
-from mntapi.guests.linux.rpm import MAX_DATABASE, rpm_packages
+from mntapi.guests.linux.rpm import MAX_DATABASE, parse_header, rpm_packages
+from mntapi.guests.linux.rpm_bdb import bdb_headers
+from mntapi.guests.linux.rpm_ndb import ndb_headers
 from mntapi.guests.types import Application
-from mntapi.types import FileKind, FileSystem
+from mntapi.types import Blocks, FileKind, FileSystem
 from mntapi.units import MIB, format_size
 
 MAX_STATUS = 16 * MIB
 """Bytes of dpkg's or apk's list; 3000 packages take 3 MiB."""
 MAX_PACKAGES = 65_536
 """Packages of one database."""
+MAX_OLDER_DATABASE = 512 * MIB
+"""Bytes of RPM's older databases, which are read in a second; 1000 packages of CentOS 7 take 90 MiB."""
 PACKAGE = "package"
 
 
@@ -107,11 +111,7 @@ def _rpm(fs: FileSystem, path: str) -> Iterator[Application]:
         raise Unsupported("the newest packages are in the database's log", path=newer, reason="rpm-wal")
     content = open_file(fs, path)
     try:
-        if content.size > MAX_DATABASE:
-            found = format_size(content.size)
-            raise Unsupported(
-                "is too large", path=path, expected=f"at most {format_size(MAX_DATABASE)}", found=found, reason=TOO_LARGE
-            )
+        _check_size(content, MAX_DATABASE, path)
         database = bytearray(content.size)
         content.readinto(0, memoryview(database))
     except MntapiError as error:
@@ -121,12 +121,28 @@ def _rpm(fs: FileSystem, path: str) -> Iterator[Application]:
     return rpm_packages(database, path)
 
 
-def _not_read(fs: FileSystem, path: str) -> Iterator[Application]:
-    folder = path.rpartition("/")[0]
-    if exists(fs, f"{folder}/rpmdb.sqlite"):
-        return iter(())  # what is left of the database before it was converted
-    kind = "ndb" if path.endswith(".db") else "Berkeley DB"
-    raise Unsupported(f"an RPM database of the kind {kind}, which is not read", path=path, reason="rpm-database")
+def _check_size(content: Blocks, limit: int, path: str) -> None:
+    if content.size > limit:
+        found = format_size(content.size)
+        raise Unsupported("is too large", path=path, expected=f"at most {format_size(limit)}", found=found, reason=TOO_LARGE)
+
+
+def _older_rpm(fs: FileSystem, path: str) -> Iterator[Application]:
+    """Databases of the two kinds that were before SQLite; one may be left of before the system was converted."""
+    folder, _, name = path.rpartition("/")
+    if any(exists(fs, f"{folder}/{newer}") for newer in ("rpmdb.sqlite", "Packages.db") if newer != name):
+        return
+    content = open_file(fs, path)
+    try:
+        _check_size(content, MAX_OLDER_DATABASE, path)
+        for number, header in (ndb_headers if name == "Packages.db" else bdb_headers)(content, path):
+            found = parse_header(header, f"{path}, package {number}")
+            if found is not None:
+                yield found
+    except MntapiError as error:
+        raise error.located(path=path) from error.__cause__
+    finally:
+        content.close()
 
 
 _Reader = Callable[[FileSystem, str], Iterator[Application]]
@@ -134,11 +150,12 @@ _DATABASES: tuple[tuple[str, _Reader], ...] = (
     ("/var/lib/dpkg/status", _dpkg),
     ("/var/lib/dpkg/status.d", _dpkg_parts),
     ("/usr/lib/sysimage/rpm/rpmdb.sqlite", _rpm),
-    ("/usr/lib/sysimage/rpm/Packages.db", _not_read),
+    ("/usr/lib/sysimage/rpm/Packages.db", _older_rpm),
     ("/usr/share/rpm/rpmdb.sqlite", _rpm),
+    ("/usr/share/rpm/Packages", _older_rpm),
     ("/var/lib/rpm/rpmdb.sqlite", _rpm),
-    ("/var/lib/rpm/Packages.db", _not_read),
-    ("/var/lib/rpm/Packages", _not_read),
+    ("/var/lib/rpm/Packages.db", _older_rpm),
+    ("/var/lib/rpm/Packages", _older_rpm),
     ("/usr/lib/apk/db/installed", _apk),
     ("/lib/apk/db/installed", _apk),
     ("/var/lib/pacman/local", _pacman),

@@ -1,8 +1,7 @@
 """Volumes that are mounted in folders of others (``mountvol``): reparse points to ``\\\\?\\Volume{...}``.
 
-NTFS keeps an index of all reparse points (``$Extend\\$Reparse``), which the file system's reader does not offer. So folders are
-looked through, two deep, without those that are Windows's own: ``C:\\Data`` and ``C:\\ExchangeDatabases\\DB01`` are found,
-a mount point that lies deeper is not.
+NTFS keeps an index of all reparse points. Where there is none or it is damaged, folders are looked through, two deep, without
+those that are Windows's own: ``C:\\Data`` and ``C:\\ExchangeDatabases\\DB01`` are found, a mount point that lies deeper is not.
 """
 
 from __future__ import annotations
@@ -10,8 +9,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
+from operator import itemgetter
 
-from mntapi.errors import MntapiError
+from mntapi.errors import MntapiError, NotFound
+from mntapi.filesystems.ntfs.filesystem import NtfsFileSystem
 from mntapi.guests.files import GuestFiles
 from mntapi.guests.types import MountPoint
 from mntapi.guests.windows.drives import Drives
@@ -19,14 +21,15 @@ from mntapi.types import FileKind, FileSystem, Node
 
 MAX_DEPTH = 2
 MAX_NAMES = 2000
-"""Names looked at on one volume; reading an entry of NTFS takes 60 µs."""
+"""Names looked at on one volume; reading an entry of NTFS takes 60 µs. In the index, links: a Windows has some dozens."""
 MAX_VOLUMES = 256
 """Volumes looked through for one guest."""
 
 _TARGET = re.compile(
     r"(?:[\\/]{2}[?.][\\/]|[\\/]\?\?[\\/])?Volume\{([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})\}[\\/]?", re.IGNORECASE
 )
-_SKIPPED = frozenset({"windows", "winnt", "$recycle.bin", "recycler", "system volume information", "windows.old", "$extend"})
+_DELETED = frozenset({"$recycle.bin", "recycler", "system volume information", "windows.old"})
+_SKIPPED = _DELETED | {"windows", "winnt", "$extend"}
 
 
 def folder_mounts(drives: Drives, files: GuestFiles) -> list[MountPoint]:
@@ -58,7 +61,7 @@ def _mounted_in(drives: Drives, place: MountPoint, files: GuestFiles) -> Iterato
     if filesystem.kind != "ntfs":
         return
     try:
-        for count, (path, target) in enumerate(_names(filesystem, filesystem.root, place.path.removesuffix("\\"), 1)):
+        for count, (path, target) in enumerate(_links(filesystem, place.path.removesuffix("\\"), files)):
             if count == MAX_NAMES:
                 files.note(MntapiError(f"mount points are looked for in the first {MAX_NAMES} names only"), place.path)
                 return
@@ -69,10 +72,36 @@ def _mounted_in(drives: Drives, place: MountPoint, files: GuestFiles) -> Iterato
         files.note(error, place.path)
 
 
+def _links(filesystem: FileSystem, top: str, files: GuestFiles) -> Iterator[tuple[str, str]]:
+    """Every link below the drive ``top`` that can be a mount point, with its target; perhaps other names, with nothing."""
+    points = _indexed(filesystem, top, files)
+    if points is None:
+        return _names(filesystem, filesystem.root, top, 1)
+    kept = [point for point in points if point[0].partition("/")[0].lower() not in _DELETED]
+    return (("\\".join((top, *path.split("/"))), _target(filesystem, node)) for path, node in kept)
+
+
+def _indexed(filesystem: FileSystem, top: str, files: GuestFiles) -> list[tuple[str, Node]] | None:
+    """What the volume's index has, sorted; None where there is none or it cannot be used, which is noted."""
+    if not isinstance(filesystem, NtfsFileSystem):
+        return None
+    try:
+        return sorted(islice(filesystem.mount_points(), MAX_NAMES + 1), key=itemgetter(0))
+    except NotFound:
+        return None
+    except MntapiError as error:
+        files.note(error, f"{top}\\$Extend\\$Reparse")
+        return None
+
+
+def _target(filesystem: FileSystem, node: Node) -> str:
+    return filesystem.readlink(node) if node.kind is FileKind.SYMLINK else ""
+
+
 def _names(filesystem: FileSystem, folder: Node, path: str, depth: int) -> Iterator[tuple[str, str]]:
     """Every name, each with the target of a link, or nothing: a folder's before those in it."""
     for name, node in filesystem.scan(folder):
         below = f"{path}\\{name}"
-        yield below, filesystem.readlink(node) if node.kind is FileKind.SYMLINK else ""
+        yield below, _target(filesystem, node)
         if node.kind is FileKind.DIRECTORY and depth < MAX_DEPTH and name.lower() not in _SKIPPED:
             yield from _names(filesystem, node, below, depth + 1)

@@ -8,8 +8,8 @@ hive and its logs together, ``marvin32.py`` is the checksum of log entries.
 Always true: nothing is written and no hive is ever whole in memory: what is asked for is read, from the log where that is
 newer. One hive gives a limited number of bytes of its cells, so that no circle of keys and no invented count leads far.
 
-Source: M. Suhanov, "Windows registry file format specification", sections named in each module. Compared with regipy on
-hives of Windows 10 in the tests.
+Source: M. Suhanov, "Windows registry file format specification", sections named in each module. Compared with regipy,
+hivex and dissect.regf on hives of Windows 10 in the tests.
 """
 
 from mntapi.guests.windows.regf.hive import Hive, Key, Value

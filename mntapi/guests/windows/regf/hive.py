@@ -208,8 +208,9 @@ class Key:
             return
         self._check_count("values", count, _MIN_VALUE)
         raw = self.hive.cell(self.node.values, 4 * count)
-        for offset in self.hive.parsed(lambda cell: records.parse_offsets(cell, count), raw, self.node.values):
+        for offset in records.parse_offsets(raw, min(count, len(raw) // 4)):
             yield self.hive.value_at(offset)
+        self.hive.parsed(lambda cell: records.parse_offsets(cell, count), raw, self.node.values)
 
     def value(self, name: str) -> Value:
         """The value of that name, in any case; the default value has none. Raises NotFound; Corrupt as ``values``."""
