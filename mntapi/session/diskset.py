@@ -190,6 +190,8 @@ def _content(volume: Volume) -> Content:
     try:
         signature = probe(volume.blocks)
     except MntapiError as error:
+        if volume.state is not VolumeState.OK:
+            return Content(None, volume.state, volume.reason)
         return Content(None, VolumeState.DAMAGED, str(error))
     if volume.state is not VolumeState.OK:
         return Content(signature, volume.state, volume.reason)

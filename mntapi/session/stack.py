@@ -29,6 +29,7 @@ class Stack:
 
     def __init__(self, volumes: Sequence[Volume], containers: Sequence[Volume]) -> None:
         self._volumes = {volume.id: volume for volume in (*containers, *volumes)}
+        self._order = {identifier: place for place, identifier in enumerate(self._volumes)}
         self._leaves = {volume.id for volume in volumes}
         self._hanging: dict[str, list[Volume]] = {}
         self._above: dict[str, list[Volume]] = {}
@@ -48,8 +49,7 @@ class Stack:
             if member is not None and member.id not in found:
                 found[member.id] = member
                 waiting += member.members
-        order = {identifier: place for place, identifier in enumerate(self._volumes)}
-        return sorted(found.values(), key=lambda one: order[one.id])
+        return sorted(found.values(), key=lambda one: self._order[one.id])
 
     def above(self, volume: Volume) -> list[Volume]:
         """The volumes that have this one among their members."""
