@@ -29,6 +29,7 @@ READERS = {
     "hfsplus": "mntapi.filesystems.tsk.filesystem",
     "iso9660": "mntapi.filesystems.tsk.filesystem",
     "ufs": "mntapi.filesystems.ufs.filesystem",
+    "btrfs": "mntapi.filesystems.btrfs.filesystem",
     "xfs": "mntapi.filesystems.xfs.filesystem",
 }
 """By libblkid's names."""

@@ -1,0 +1,71 @@
+"""The four checksums of btrfs.
+
+XXH64 is computed by the C library libxxhash where the host has it, else by ``xxh64.py``. It is loaded with this module: a
+confined worker cannot open files any more when it needs it.
+
+Source: btrfs documentation, "On-disk Format", section "Checksums"; include/uapi/linux/btrfs_tree.h ``btrfs_csum_type``;
+``xxhash.h`` of xxHash 0.8.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mntapi.crc32c import crc32c
+from mntapi.filesystems.btrfs.xxh64 import xxh64
+
+Digest = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One of them. ``of`` gives the ``size`` bytes that are stored for a block."""
+
+    name: str
+    size: int
+    of: Digest
+
+    def each(self, sectors: memoryview, size: int) -> bytes:
+        """Those of whole sectors of ``size`` bytes, one after the other."""
+        return b"".join(self.of(bytes(sectors[at : at + size])) for at in range(0, len(sectors), size))
+
+
+def _crc32c(data: bytes) -> bytes:
+    return crc32c(data).to_bytes(4, "little")
+
+
+def plain_xxh64(data: bytes) -> bytes:
+    """Without a library."""
+    return xxh64(data).to_bytes(8, "little")
+
+
+def xxh64_by(soname: str) -> Digest:
+    """That of libxxhash, or ours where there is none."""
+    try:
+        compute = ctypes.CDLL(soname).XXH64
+    except (OSError, AttributeError):
+        return plain_xxh64
+    compute.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64)
+    compute.restype = ctypes.c_uint64
+    return lambda data: int(compute(data, len(data), 0)).to_bytes(8, "little")
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _blake2b(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=32).digest()
+
+
+_XXH64 = xxh64_by("libxxhash.so.0")
+ALGORITHMS = {
+    0: Algorithm("crc32c", 4, _crc32c),
+    1: Algorithm("xxhash64", 8, _XXH64),
+    2: Algorithm("sha256", 32, _sha256),
+    3: Algorithm("blake2b", 32, _blake2b),
+}
+"""By the superblock's number."""
