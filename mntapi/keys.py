@@ -102,6 +102,8 @@ class Keys:
     keys: tuple[Key, ...] = ()
     ask: Callable[[str, str], Iterable[Key]] | None = field(default=None, repr=False)
     """Called with a volume's name and a sentence on what it wants if no key given fits; answers with keys to try, or none."""
+    tell: Callable[[str, str], None] | None = field(default=None, repr=False)
+    """Called with a volume's name and a sentence when the last answer did not open it either."""
     find: Callable[[tuple[str, ...], KeyKind | None], Iterable[Key]] | None = field(default=None, repr=False)
     """Called with a volume's names (id, name, UUID) and a kind, once for each; answers with the keys that are kept for it."""
     memory: int = ARGON2_MEMORY
@@ -139,6 +141,11 @@ class Keys:
         """What the user answers, if somebody can be asked."""
         if self.ask is not None:
             yield from self.ask(volume, wants)
+
+    def give_up(self, volume: str, why: str) -> None:
+        """Tell whoever was asked that the volume stays locked."""
+        if self.tell is not None:
+            self.tell(volume, f"{why}; it stays locked")
 
     def strangers(self) -> list[str]:
         """The volumes that keys were given for and that no scheme has come across: misspelt, or in another set."""

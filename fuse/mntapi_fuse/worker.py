@@ -45,9 +45,9 @@ from mntapi.session.diskset import DiskSet, open_disks
 from mntapi.session.guest_tree import ShownTree, assemble
 from mntapi.session.keybroker import brokered_keys, brokered_passphrases
 from mntapi.session.keys import usable_memory
-from mntapi.session.overlay import MEMORY, overlays_from, overlays_in_memory, volume_blocks, with_overlays
+from mntapi.session.overlay import MEMORY, overlays_from, overlays_in_memory, volume_blocks, why_read_only, with_overlays
 from mntapi.session.tree import VolumeTree
-from mntapi.types import DiskSpec, Opener, OpenOptions, Volume, WritableBlocks
+from mntapi.types import DiskSpec, Opener, OpenOptions, Volume
 from mntapi.units import MIB
 from mntapi_fuse.blockfs import BlockFs
 from mntapi_fuse.operations import Operations
@@ -178,7 +178,7 @@ def _describe(disk_set: DiskSet, volume: Volume) -> dict[str, Any]:
         "filesystem": content.signature.kind if content.signature else None,
         "state": content.state.value,
         "reason": content.reason,
-        "is_writable": isinstance(volume_blocks(disk_set, volume), WritableBlocks),
+        "read_only": why_read_only(volume),
     }
 
 
@@ -198,7 +198,7 @@ def _operations(disk_set: DiskSet, order: Message, layout: str) -> Operations:
     wanted = [disk_set.volume(order["volume"])] if order["volume"] else list(disk_set.volumes)
     if layout == "blocks":
         disks = {f"disk{index}": disk.blocks for index, disk in enumerate(disk_set.disks)}
-        return BlockFs({"disks": disks, "volumes": {volume.name: volume_blocks(disk_set, volume) for volume in wanted}})
+        return BlockFs({"disks": disks, "volumes": {volume.name: volume_blocks(volume) for volume in wanted}})
     if not wanted:
         raise NotFound("there is no volume to mount")
     if order["volume"]:

@@ -63,6 +63,7 @@ def gather(arguments: Sequence[str], verb: str | None) -> Keys:
     return Keys(
         tuple(map(parse_key, arguments)),
         ask=_ask if may_ask else None,
+        tell=_tell if may_ask else None,
         find=KeyFolder(folder).find if folder else None,
         memory=usable_memory(),
     )
@@ -78,3 +79,8 @@ def _ask(volume: str, wants: str) -> Iterable[Key]:
     except EOFError:
         return []
     return typed_keys(os.fsencode(text))
+
+
+def _tell(volume: str, why: str) -> None:
+    """Say that it stays locked: what follows works without it."""
+    complain(f"{volume}: {why}")

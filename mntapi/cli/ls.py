@@ -11,6 +11,7 @@ from mntapi.cli.arguments import SetArguments, json_option, takes_set
 from mntapi.cli.listing import LONG_RIGHT, as_object, long_row
 from mntapi.cli.main import OK, PARTIAL
 from mntapi.cli.output import emit, emit_json, shown, table
+from mntapi.cli.selection import tell_locked
 from mntapi.cli.walk import Walker, join
 from mntapi.session.paths import parts_of, resolve
 from mntapi.session.tree import open_tree
@@ -39,6 +40,8 @@ def command(disks: SetArguments, path: str, long: bool, recursive: bool, as_json
             )
         else:
             _print(tree, folders, long, recursive)
+        if not parts_of(path, tree):
+            tell_locked(disk_set)
     return PARTIAL if walker.failed else OK
 
 

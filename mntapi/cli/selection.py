@@ -1,12 +1,16 @@
-"""What the verbs about whole disks take in common: which disk of the SET."""
+"""What verbs take in common: which disk of the SET, and what is to be said of volumes that are locked."""
 
 from __future__ import annotations
 
 import click
 
+from mntapi.cli.output import complain
 from mntapi.errors import NotFound
 from mntapi.session.diskset import DiskSet
-from mntapi.types import Image
+from mntapi.types import Image, Volume, VolumeState
+
+_MAX_NAMED = 8
+"""Locked volumes that are named; the others are counted."""
 
 disk_index_option = click.option(
     "--disk-index", metavar="N", type=click.IntRange(min=0), help="Only the disk that info shows as diskN."
@@ -19,3 +23,20 @@ def disk_at(disk_set: DiskSet, index: int) -> Image:
         there = ", ".join(f"{number} ({disk.path})" for number, disk in enumerate(disk_set.disks))
         raise NotFound(f"no disk {index} in this set", hint=f"disks: {there}")
     return disk_set.disks[index]
+
+
+def tell_locked(disk_set: DiskSet) -> None:
+    """Name the encrypted volumes that no key opened on standard error, and how to open them."""
+    locked = [volume.name for volume in disk_set.volumes if volume.state is VolumeState.ENCRYPTED]
+    if locked:
+        more = f" and {len(locked) - _MAX_NAMED} more" if len(locked) > _MAX_NAMED else ""
+        names = ", ".join(locked[:_MAX_NAMED]) + more
+        is_one = len(locked) == 1
+        how = f"--key {locked[0]}:FILE opens it" if is_one else "--key VOLUME:FILE opens one"
+        complain(f"note: {names} {'is' if is_one else 'are'} encrypted and locked: {how}")
+
+
+def tell_ciphertext(volume: Volume) -> None:
+    """Say on standard error what a copy of a volume will be that no key opened."""
+    if volume.state is VolumeState.ENCRYPTED:
+        complain(f"note: {volume.name} is locked: what is written is the encrypted volume, ciphertext that needs its key")

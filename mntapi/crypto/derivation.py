@@ -6,8 +6,13 @@ splitter).
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import hmac
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -23,6 +28,9 @@ MAX_ARGON2_LANES = 4
 """Threads of Argon2: cryptsetup's own limit."""
 MAX_ARGON2_WORK = 64 << 20
 """KiB of memory times passes over it, 64 GiB: about half a minute of one processor."""
+
+_QUICK = 100_000
+"""Iterations of PBKDF2 that nobody waits for."""
 
 _WITH_SIZE = {"wp512": ("whirlpool", 64), "wp384": ("whirlpool", 48), "wp256": ("whirlpool", 32)}
 """The kernel's names for a hash that is cut off."""
@@ -77,10 +85,12 @@ def pbkdf2(name: str, passphrase: bytes | memoryview, salt: bytes, iterations: i
     check_iterations(iterations)
     name = name.replace("-", "_") if name.startswith("sha3") else name
     if name in hashlib.algorithms_available and not name.startswith(_SHAPELESS):
-        return hashlib.pbkdf2_hmac(name, passphrase, salt, iterations, length)
-    if name in gcrypt.HASHES and gcrypt.library() is not None:
-        return gcrypt.pbkdf2(name, passphrase, salt, iterations, length)
-    raise _unknown_hash(name)
+        work = partial(hashlib.pbkdf2_hmac, name, passphrase, salt, iterations, length)
+    elif name in gcrypt.HASHES and gcrypt.library() is not None:
+        work = partial(gcrypt.pbkdf2, name, passphrase, salt, iterations, length)
+    else:
+        raise _unknown_hash(name)
+    return work() if iterations <= _QUICK else _interruptible(work)
 
 
 def argon2(kind: str, passphrase: bytes | memoryview, salt: bytes, *, time: int, memory: int, lanes: int, length: int) -> bytes:
@@ -108,13 +118,49 @@ def argon2(kind: str, passphrase: bytes | memoryview, salt: bytes, *, time: int,
     check_argon2(time, memory, lanes)
     try:
         make = Argon2id if kind == "argon2id" else Argon2i
-        return make(salt=salt, length=length, iterations=time, lanes=lanes, memory_cost=memory).derive(
-            cast(bytes, passphrase)
-        )  # any buffer will do
+        derive = make(salt=salt, length=length, iterations=time, lanes=lanes, memory_cost=memory).derive
+        return _interruptible(partial(derive, cast(bytes, passphrase)))  # any buffer will do
     except ValueError as error:
         raise Corrupt("the parameters of Argon2 are not possible", found=f"{time} x {memory} KiB, {lanes} lanes") from error
     except MemoryError as error:
         raise Failed(f"there are no {memory} KiB of memory for Argon2", reason="memory") from error
+
+
+def _interruptible(work: Callable[[], bytes]) -> bytes:
+    """What ``work`` returns or raises, which is one long call of a library.
+
+    Python handles signals between its own instructions, in the main thread: so there it waits for another thread to do the
+    work, and Ctrl-C ends the waiting. What nobody waits for any more goes on until the process ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    outcome: list[bytes | Exception] = []
+    worker = threading.Thread(target=_into, args=(outcome, work), daemon=True)
+    worker.start()
+    try:
+        worker.join()
+    except BaseException:
+        atexit.register(_abandon, worker)
+        raise
+    (result,) = outcome
+    if isinstance(result, bytes):
+        return result
+    raise result
+
+
+def _into(outcome: list[bytes | Exception], work: Callable[[], bytes]) -> None:
+    try:
+        outcome.append(work())
+    except Exception as error:  # noqa: BLE001 (raised again where it is waited for)
+        outcome.append(error)
+
+
+def _abandon(worker: threading.Thread) -> None:
+    """At the end of an interrupted process: libraries must not be taken down while one of their functions runs."""
+    if worker.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGINT)
 
 
 def check_argon2(time: int, memory: int, lanes: int) -> None:

@@ -1,4 +1,4 @@
-"""The C library libgcrypt, where the host has it: the few of its functions that decrypt and hash.
+"""The C library libgcrypt, where the host has it: the few of its functions that encrypt, decrypt and hash.
 
 This is the one place outside ``kernel/`` that uses ctypes: no package for Python offers these ciphers, or decrypts many XTS
 sectors without an object for each.
@@ -14,7 +14,7 @@ import weakref
 from functools import lru_cache
 from itertools import repeat
 from operator import or_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mntapi.errors import Corrupt, Failed, Invalid, Unsupported
 
@@ -127,6 +127,19 @@ class _Cipher:
             raise Invalid("the volume has been closed")
         return self._handle
 
+    def _each(self, function: Any, content: memoryview, vectors: bytes, sector_size: int) -> None:
+        """Encrypt or decrypt each sector in place, with its own 16 bytes of ``vectors``."""
+        set_vector = self._library.quick.gcry_cipher_setiv
+        start, each_vector = _address(content), [vectors[at : at + 16] for at in range(0, len(vectors), 16)]
+        sectors = range(start, start + len(content), sector_size)
+        with self._lock:
+            handle = self._use()
+            # map() takes a step of each in turn, without going through the interpreter
+            set_all = map(set_vector, repeat(handle), each_vector, repeat(16))
+            work_on_all = map(function, repeat(handle), sectors, repeat(sector_size), repeat(None), repeat(0))
+            failed = any(map(or_, set_all, work_on_all))
+        _check(failed)
+
     def close(self) -> None:
         """Overwrite the key and free it."""
         with self._lock:
@@ -141,26 +154,27 @@ class Xts(_Cipher):
 
     def decrypt(self, content: memoryview, tweaks: bytes, sector_size: int) -> None:
         """Decrypt sectors of ``sector_size`` bytes in place; ``tweaks`` has 16 bytes for each."""
-        set_tweak, decrypt = self._library.quick.gcry_cipher_setiv, self._library.quick.gcry_cipher_decrypt
-        start, each_tweak = _address(content), [tweaks[at : at + 16] for at in range(0, len(tweaks), 16)]
-        sectors = range(start, start + len(content), sector_size)
-        with self._lock:
-            handle = self._use()
-            # map() takes a step of each in turn, without going through the interpreter
-            set_all = map(set_tweak, repeat(handle), each_tweak, repeat(16))
-            decrypt_all = map(decrypt, repeat(handle), sectors, repeat(sector_size), repeat(None), repeat(0))
-            failed = any(map(or_, set_all, decrypt_all))
-        _check(failed)
+        self._each(self._library.quick.gcry_cipher_decrypt, content, tweaks, sector_size)
+
+    def encrypt(self, content: memoryview, tweaks: bytes, sector_size: int) -> None:
+        """The reverse of ``decrypt``."""
+        self._each(self._library.quick.gcry_cipher_encrypt, content, tweaks, sector_size)
 
     def decrypt_counting(self, content: memoryview, tweak: bytes, sector_size: int) -> None:
         """The same for tweaks that go up by one with each sector: the library does that by itself."""
-        decrypt = self._library.quick.gcry_cipher_decrypt
+        self._counting(self._library.quick.gcry_cipher_decrypt, content, tweak, sector_size)
+
+    def encrypt_counting(self, content: memoryview, tweak: bytes, sector_size: int) -> None:
+        """The reverse of ``decrypt_counting``."""
+        self._counting(self._library.quick.gcry_cipher_encrypt, content, tweak, sector_size)
+
+    def _counting(self, function: Any, content: memoryview, tweak: bytes, sector_size: int) -> None:
         start = _address(content)
         sectors = range(start, start + len(content), sector_size)
         with self._lock:
             handle = self._use()
             failed = self._library.quick.gcry_cipher_setiv(handle, tweak, 16)
-            failed |= any(map(decrypt, repeat(handle), sectors, repeat(sector_size), repeat(None), repeat(0)))
+            failed |= any(map(function, repeat(handle), sectors, repeat(sector_size), repeat(None), repeat(0)))
         _check(failed)
 
 
@@ -176,6 +190,10 @@ class Cbc(_Cipher):
             handle, calls = self._use(), self._library.calls
             _check(calls.gcry_cipher_setiv(handle, iv, len(iv)))
             _check(calls.gcry_cipher_decrypt(handle, _address(content), len(content), None, 0))
+
+    def encrypt(self, content: memoryview, vectors: bytes, sector_size: int) -> None:
+        """Encrypt sectors of ``sector_size`` bytes in place, each a message; ``vectors`` has 16 bytes for each."""
+        self._each(self._library.quick.gcry_cipher_encrypt, content, vectors, sector_size)
 
 
 class Ecb(_Cipher):

@@ -12,8 +12,11 @@ _BLOCK = 16
 def preload() -> None:
     """Import it, and have OpenSSL set up what it sets up on first use."""
     key = bytes(range(64))
-    Xts("aes", key).decrypt(memoryview(bytearray(16)), bytes(16), 16)
-    Cbc("aes", key[:32]).decrypt(memoryview(bytearray(16)), bytes(16))
+    xts, cbc, content = Xts("aes", key), Cbc("aes", key[:32]), memoryview(bytearray(16))
+    xts.decrypt(content, bytes(16), 16)
+    xts.encrypt(content, bytes(16), 16)
+    cbc.decrypt(content, bytes(16))
+    cbc.encrypt(content, bytes(16), 16)
     Ecb("aes", key[:32]).encrypt(bytes(16))
 
 
@@ -61,6 +64,14 @@ class Xts(_Aes):
             sector = content[at : at + sector_size]
             sector[:] = self._cipher(self._algorithm, tweak).decryptor().update(sector)
 
+    def encrypt(self, content: memoryview, tweaks: bytes, sector_size: int) -> None:
+        """The reverse of ``decrypt``."""
+        self._check()
+        for number, at in enumerate(range(0, len(content), sector_size)):
+            tweak = self._modes.XTS(tweaks[16 * number : 16 * number + 16])
+            sector = content[at : at + sector_size]
+            sector[:] = self._cipher(self._algorithm, tweak).encryptor().update(sector)
+
 
 class Cbc(_Aes):
     """AES-CBC. Thread-safe."""
@@ -72,6 +83,14 @@ class Cbc(_Aes):
         if len(content) > _BLOCK:  # it wants a block of room behind what it writes, and new memory takes longer than AES
             context.update_into(content[:-_BLOCK], content)
         content[-_BLOCK:] = context.update(content[-_BLOCK:])
+
+    def encrypt(self, content: memoryview, vectors: bytes, sector_size: int) -> None:
+        """Encrypt sectors of ``sector_size`` bytes in place, each a message; ``vectors`` has 16 bytes for each."""
+        self._check()
+        for number, at in enumerate(range(0, len(content), sector_size)):
+            vector = self._modes.CBC(vectors[16 * number : 16 * number + 16])
+            sector = content[at : at + sector_size]
+            sector[:] = self._cipher(self._algorithm, vector).encryptor().update(sector)
 
 
 class Ecb(_Aes):

@@ -1,4 +1,4 @@
-"""Sectors decrypted in place: cipher, mode and initialization vectors as dm-crypt has them.
+"""Sectors decrypted and encrypted in place: cipher, mode and initialization vectors as dm-crypt has them.
 
 A name such as ``aes-xts-plain64`` or ``aes-cbc-essiv:sha256`` is cipher, mode, and how the vector comes from the number of
 the sector. That number counts 512 bytes whatever the size of a sector; a sector of 4096 bytes has the number of its first.
@@ -33,13 +33,16 @@ _Vectors = Callable[[int, int], bytes]
 
 
 class SectorCipher(Protocol):
-    """Decrypts whole sectors. Thread-safe."""
+    """Decrypts and encrypts whole sectors. Thread-safe."""
 
     def decrypt(self, content: memoryview, sector: int) -> None:
         """Decrypt ``content`` (writable, whole sectors) in place; ``sector`` is the number of its first, in 512 bytes."""
 
+    def encrypt(self, content: memoryview, sector: int) -> None:
+        """The reverse of ``decrypt``."""
+
     def close(self) -> None:
-        """Overwrite the key; from then on decrypting raises Invalid."""
+        """Overwrite the key; from then on all else raises Invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,9 @@ class _Plain:
     def decrypt(self, content: memoryview, sector: int) -> None:
         """Nothing to do."""
 
+    def encrypt(self, content: memoryview, sector: int) -> None:
+        """Nothing to do."""
+
     def close(self) -> None:
         """Nothing to overwrite."""
 
@@ -159,16 +165,25 @@ class _XtsSectors:
         else:
             self._engine.decrypt(content, self._vectors(sector, count), self._sector_size)
 
+    def encrypt(self, content: memoryview, sector: int) -> None:
+        count = len(content) // self._sector_size
+        if isinstance(self._engine, gcrypt.Xts) and sector + count <= self._counts_below:
+            self._engine.encrypt_counting(content, self._vectors(sector, 1), self._sector_size)
+        else:
+            self._engine.encrypt(content, self._vectors(sector, count), self._sector_size)
+
 
 class _CbcSectors:
     """Sectors in CBC mode: all decrypted as one message, then the first block of each put right.
 
     In the message it was combined with the last stored block of the sector before, in truth with its sector's vector.
+    Encrypting has no such way: every block waits for the one before it.
     """
 
     def __init__(self, engine: openssl.Cbc | gcrypt.Cbc, vectors: _Vectors, sector_size: int) -> None:
         self._engine = engine
         self._vectors = vectors
+        self._sector_size = sector_size
         self._words = sector_size // 8
         self.close = engine.close
 
@@ -182,6 +197,10 @@ class _CbcSectors:
             firsts = words[step + half :: step]
             wrong = _xor(firsts.tobytes(), stored[half])
             firsts[:] = memoryview(_xor(wrong, vectors[2 + half :: 2].tobytes())).cast("Q")
+
+    def encrypt(self, content: memoryview, sector: int) -> None:
+        vectors = self._vectors(sector, len(content) // self._sector_size)
+        self._engine.encrypt(content, vectors, self._sector_size)
 
 
 def _xor(one: bytes, two: bytes) -> bytes:

@@ -11,10 +11,11 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
-from mntapi.blocks import check_range, merged, read, shifted, whole
+from mntapi.blocks import check_range, read, shifted
+from mntapi.blocks.runs import Run, extents_of, read_runs
 from mntapi.blocks.zero import fill
 from mntapi.errors import Corrupt, Invalid
-from mntapi.types import Blocks, Extent, ExtentKind, FileBlocks
+from mntapi.types import Blocks, Extent, FileBlocks
 from mntapi.units import KIB, MIB
 
 ABSENT = -1
@@ -50,14 +51,6 @@ class Layout(Protocol):
 
         On a disk without a parent, blocks that are ZERO may be passed over too.
         """
-
-
-class Run(NamedTuple):
-    """Neighbouring bytes of the disk that are neighbours in their source; ``source`` None means zeros."""
-
-    source: Blocks | None
-    position: int
-    length: int
 
 
 _ReadInto = Callable[[int, memoryview], None]
@@ -114,25 +107,11 @@ class BlockMap:
             if place:
                 place[0](place[1] + start, buffer)
                 return
-        done = 0
-        for source, position, count in _joined(self._runs(offset, length)):
-            if source is None:
-                fill(buffer[done : done + count])
-            else:
-                source.readinto(position, buffer[done : done + count])
-            done += count
+        read_runs(self._runs(offset, length), buffer)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         check_range(self.size, offset, length)
-        return merged(self._extents(offset, length))
-
-    def _extents(self, offset: int, length: int) -> Iterator[Extent]:
-        for source, position, count in _joined(self._runs(offset, length)):
-            if source is None:
-                yield from whole(offset, count, ExtentKind.ZERO)
-            else:
-                yield from shifted(source.extents(position, count), offset - position)
-            offset += count
+        return extents_of(self._runs(offset, length), offset)
 
     def _resolve(self, index: int) -> tuple[_ReadInto, int] | None:
         """Who reads this block and where it starts there, through the whole chain; None if it takes several reads."""
@@ -230,24 +209,6 @@ class _Closed:
 
     def next_present(self, index: int, end: int) -> int:
         raise Invalid("is closed")
-
-
-def _joined(runs: Iterator[Run]) -> Iterator[Run]:
-    """Neighbours in the same source as one run, so that they cost one read."""
-    last: Run | None = None
-    for run in runs:
-        if (
-            last is not None
-            and last.source is run.source
-            and (run.source is None or last.position + last.length == run.position)
-        ):
-            last = Run(last.source, last.position, last.length + run.length)
-            continue
-        if last is not None:
-            yield last
-        last = run
-    if last is not None:
-        yield last
 
 
 class Table:

@@ -3,7 +3,8 @@
 The worker may be in the hands of an image, so it gets a key when it asks for those of a volume, and no others:
 
     worker   keys    names of a volume, and a kind      command   keys, with a descriptor to a memory file that has the secrets
-    worker   ask     a volume and what it wants         command   the same, with what a person answered
+    worker   ask     a volume and what it wants         command   the same, with what a person answered; none if that person
+                                                                  is only told that no answer was right (``is_last``)
     worker   passphrases                                command   the same, with those of the disks themselves
 
 Always true: no key is in an argument, in the journal or in a message; the memory file is overwritten by its reader.
@@ -62,7 +63,12 @@ class KeyBroker:
         self._asked += 1
         if self._asked > MAX_ASKED:
             return ()
-        return self._keys.asked(str(message.get("volume"))[:_MAX_TEXT], str(message.get("wants"))[:_MAX_TEXT])
+        volume, wants = str(message.get("volume"))[:_MAX_TEXT], str(message.get("wants"))[:_MAX_TEXT]
+        if not message.get("is_last"):
+            return self._keys.asked(volume, wants)
+        if self._keys.tell is not None:
+            self._keys.tell(volume, wants)
+        return ()
 
     def _images(self, _message: Message) -> Iterable[Key]:
         return (Key(KeyKind.PASSPHRASE, Secret(os.fsencode(text))) for text in self._passphrases)
@@ -91,7 +97,11 @@ def brokered_keys(channel: Channel, memory: int) -> Keys:
         channel.send({"op": "ask", "volume": volume, "wants": wants})
         return receive_keys(channel)
 
-    return Keys(find=find, ask=ask, memory=memory)
+    def tell(volume: str, why: str) -> None:
+        channel.send({"op": "ask", "volume": volume, "wants": why, "is_last": True})
+        receive_keys(channel)
+
+    return Keys(find=find, ask=ask, tell=tell, memory=memory)
 
 
 def send_keys(channel: Channel, keys: Sequence[Key]) -> None:

@@ -16,6 +16,7 @@ from mntapi.session.broker import Broker
 from mntapi.session.channel import Channel, ChannelClosed, Message, unpack_error
 from mntapi.session.journal import ProcessId
 from mntapi.session.keybroker import MAX_REQUESTS, KeyBroker
+from mntapi.session.originals import remember
 from mntapi.session.overlay import OriginalsOpener, OverlayFiles
 from mntapi.types import DiskSpec, OpenOptions
 
@@ -38,7 +39,8 @@ class FoundVolume:
     filesystem: str | None
     state: str
     reason: str | None
-    is_writable: bool
+    read_only: str | None
+    """Why it cannot be written, None if it can. Sets without an overlay are never written, and say so as well."""
 
 
 class Worker:
@@ -101,6 +103,8 @@ class Worker:
         for _ in range(_MAX_FILES + MAX_REQUESTS):
             message = self._receive("opened", "file", "overlay", "keys", "ask", "passphrases")
             if message["op"] == "opened":
+                if isinstance(overlay, OverlayFiles):
+                    remember(overlay.paths, opener, named(specs, options))
                 return [_found(one) for one in message["volumes"]]
             if message["op"] == "file":
                 broker.answer(message)

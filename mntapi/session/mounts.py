@@ -153,8 +153,8 @@ def _not_written(request: MountRequest, volumes: Sequence[FoundVolume]) -> list[
     """What an overlay does not reach."""
     if request.overlay is None:
         return []
-    why = "stays read-only: only what is one piece of one disk can be written; its disks can"
-    return [f"{one.name}: {why}" for one in volumes if not one.is_writable and request.volume in (None, one.name, one.id)]
+    wanted = [one for one in volumes if request.volume in (None, one.name, one.id)]
+    return [f"{one.name}: stays read-only: {one.read_only}" for one in wanted if one.read_only]
 
 
 @contextmanager
@@ -242,8 +242,8 @@ def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str, 
     if volume.filesystem is None:
         raise Unsupported(volume.reason or "holds no file system")
     file = blocks / "volumes" / volume.name
-    read_only = not volume.is_writable
+    read_only = volume.read_only is not None
     with loop.attach(str(file), read_only=read_only, autoclear=True, sector_size=volume.sector_size) as device:
         entry.step("mount", target)
         mounted = kernel_mount.mount_kernel_filesystem(device.path, target, volume.filesystem, read_only=read_only)
-    return [f"{volume.name}: is mounted read-only"] if writing and volume.is_writable and mounted.read_only else []
+    return [f"{volume.name}: is mounted read-only"] if writing and not read_only and mounted.read_only else []

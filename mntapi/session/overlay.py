@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from mntapi.blocks import HostFile, Slice, read_clipped
+from mntapi.blocks import HostFile, read_clipped
 from mntapi.blocks.file import translate
 from mntapi.blocks.memory_overlay import MemoryOverlay, Room
-from mntapi.blocks.writable import WritableSlice
-from mntapi.errors import Busy, Corrupt, Denied, Invalid, MntapiError
+from mntapi.blocks.writable import REASON, writable
+from mntapi.errors import Busy, Corrupt, Denied, Invalid, MntapiError, Unsupported
 from mntapi.images.opener import DirectOpener
 from mntapi.images.qcow2.create import create_overlay, open_overlay
 from mntapi.images.qcow2.header import parse_header
@@ -30,12 +30,15 @@ from mntapi.kernel.storage import punch_hole
 from mntapi.keys import Keys
 from mntapi.session.channel import Channel, Message, pack_error, unpack_error
 from mntapi.session.diskset import DiskSet
-from mntapi.types import Blocks, Image, OpenOptions, Volume, WritableBlocks
+from mntapi.types import Blocks, Image, OpenOptions, Volume, VolumeState, WritableBlocks
 from mntapi.volumes.scan import find_volumes
 
 MEMORY = "memory"
 MAX_DISKS = 256
 """Disks of a set that may be written."""
+
+_ASSEMBLED = frozenset({"ldm", "lvm", "md"})
+"""Kinds of volumes of several parts: those that lack one are not written, whatever is left to read."""
 
 OverlayOf = Callable[[int, Image], WritableBlocks]
 """(index of the disk, the original): the same disk, to be written. It owns the original's blocks."""
@@ -56,15 +59,28 @@ def with_overlays(disk_set: DiskSet, overlay_of: OverlayOf, keys: Keys | None = 
         return DiskSet(disks, find_volumes(disks, keys=keys), undo.pop_all())
 
 
-def volume_blocks(disk_set: DiskSet, volume: Volume) -> Blocks:
-    """The volume's blocks; ``WritableBlocks`` where it is one range of a disk that is."""
-    if volume.disk is None or volume.offset is None:
+def volume_blocks(volume: Volume) -> Blocks:
+    """The volume's blocks; ``WritableBlocks`` where everything that it lies on can be written."""
+    try:
+        return _to_write(volume)
+    except Unsupported:
         return volume.blocks
-    disk = disk_set.disks[volume.disk].blocks
-    is_a_range = isinstance(volume.blocks, Slice) and volume.offset + volume.size <= disk.size
-    if not is_a_range or not isinstance(disk, WritableBlocks):
-        return volume.blocks
-    return WritableSlice(disk, volume.offset, volume.size, sector_size=volume.blocks.sector_size)
+
+
+def why_read_only(volume: Volume) -> str | None:
+    """Why a volume of a set with overlays cannot be written, None if it can."""
+    try:
+        _to_write(volume)
+    except Unsupported as error:
+        return str(error)
+    return None
+
+
+def _to_write(volume: Volume) -> WritableBlocks:
+    """Raises Unsupported."""
+    if volume.kind in _ASSEMBLED and volume.state is VolumeState.INCOMPLETE:
+        raise Unsupported(volume.reason or volume.state.value, reason=REASON)
+    return writable(volume.blocks)
 
 
 def overlays_in_memory() -> OverlayOf:

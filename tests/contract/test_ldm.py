@@ -180,6 +180,7 @@ def test_a_spanned_volume_gives_what_is_there(disks: dict[str, Blocks]) -> None:
     assert volume.state is VolumeState.INCOMPLETE
     assert volume.reason is not None
     assert volume.reason.startswith("disk Disk2 (c85a6ce4-edb3-4dbc-a3b9-7fba4b6e6f75) is missing")
+    assert volume.details["missing"] == "c85a6ce4-edb3-4dbc-a3b9-7fba4b6e6f75"
     assert volume.members == by_name(found({"one": disks["spanned-2"]}))["Volume2"].members
     assert read(volume.blocks, 0, half) == whole[:half]
     with pytest.raises(ReadFailed, match="Disk2"):
@@ -304,6 +305,20 @@ def test_a_copy_of_a_disk(disks: dict[str, Blocks]) -> None:
         assert other.reason is not None and "is a copy of dynamic disk c85a6ce4" in other.reason
         assert digest(by_name(result)["Volume2"].blocks) == VOLUMES["Volume2"]["sha256"]
         assert other.disk == order.index(copy)
+
+
+def test_copies_that_differ(disks: dict[str, Blocks]) -> None:
+    """What lies on several disks is not made of one that is there twice and differs; what lies on it alone is read."""
+    half = disks["raid5-1"].size // 2  # one of the places that are compared
+    copies = [patched(disks[name], (half - 4096, b"changed!" * 1024)) for name in ("spanned-1", "raid5-1", "mirrored-1")]
+    result = find_volumes([*disks.values(), *copies])
+    volumes = by_name(result)
+    for name in ("Raid1", "Volume3"):
+        assert volumes[name].state is VolumeState.INCOMPLETE
+        assert "degraded: disk Disk" in (volumes[name].reason or "") and "different content" in (volumes[name].reason or "")
+        assert digest(volumes[name].blocks) == VOLUMES[name]["sha256"]
+    with pytest.raises(ReadFailed, match="different content"):
+        content(volumes["Volume2"].blocks)
 
 
 def test_a_disk_cut_off(folder: Path, tmp_path: Path, disks: dict[str, Blocks]) -> None:

@@ -173,8 +173,10 @@ def test_a_person_is_asked(tmp_path: Path) -> None:
     (volume,) = scanned(path, more=Keys(ask=ask)).volumes
     assert (volume.state, len(asked)) == (VolumeState.ENCRYPTED, 1)
     answers = [[passphrase(b"no")] for _ in range(9)]
-    (volume,) = scanned(path, more=Keys(ask=ask)).volumes
+    told: list[tuple[str, str]] = []
+    (volume,) = scanned(path, more=Keys(ask=ask, tell=lambda *words: told.append(words))).volumes
     assert len(asked) == 4 and volume.reason is not None and "wrong key (3 tried)" in volume.reason
+    assert told == [("disk0", "wrong key; it stays locked")]
 
 
 @needs_cryptsetup

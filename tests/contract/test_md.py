@@ -243,11 +243,22 @@ def test_the_sample_of_libblkid(tmp_path: Path) -> None:
     assert (array.name, array.state) == ("md-0", VolumeState.OK)
 
 
+def test_a_missing_member_is_named_by_its_number(partitions: dict[str, list[Volume]]) -> None:
+    """Oracle: ``dev_number`` (md_p.h) in the superblock of the member that is left out, which alone has its UUID."""
+    for case in ("r1-12", "r5-default", "r10-n2-4"):
+        for number, left_out in enumerate(partitions[case]):
+            device = int.from_bytes(read(left_out.blocks, 4096 + 160, 4), "little")
+            volume = array_of(partitions[case], without=str(number))
+            assert f"member {number} (device number {device}) of {len(partitions[case])} is " in (volume.reason or "")
+            assert (volume.reason or "").endswith(f"missing from array {volume.id.removeprefix('md:')}")
+            assert volume.details["missing"] == f"{number} (device number {device})"
+
+
 def test_a_copied_disk(disks: dict[str, HostFile]) -> None:
-    """The same member twice: neither is read, the mirror's other half is."""
+    """The same member twice: one of them is used, and the other named."""
     copy = Slice(disks["whole0"], 0, disks["whole0"].size)
     found = find_volumes([disks["whole0"], copy, disks["whole1"]], [md])
     (array,) = [volume for volume in found.volumes if volume.kind == "md"]
-    assert array.state is VolumeState.INCOMPLETE
-    assert "copies of the same member 0" in (array.reason or "")
+    assert array.state is VolumeState.OK
+    assert "is a copy of member 0, of which disk:" in (array.reason or "")
     assert sha256(array.blocks) == CASES["whole"]["sha256 whole"]["sha256"]

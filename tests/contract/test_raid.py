@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from contextlib import ExitStack, closing
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
 from contract.blocks_contract import check_blocks
 from contract.raid_model import PICTURES, RAID10_PICTURES, Memory, content, parity_members, picture_rows, raid10_members
-from mntapi.blocks import Fault, Missing, read
+from mntapi.blocks import Fault, HostFile, Missing, Slice, read
 from mntapi.errors import Invalid, ReadFailed
 from mntapi.types import Blocks, ExtentKind
 from mntapi.volumes.raid import Mirrored, ParityArray, ParityLayout, Raid10, Striped
@@ -22,6 +24,16 @@ CHUNK = 2048
 def striped_members(data: bytes, count: int, chunk: int) -> list[bytes]:
     pieces = [data[at : at + chunk] for at in range(0, len(data), chunk)]
     return [b"".join(pieces[index::count]) for index in range(count)]
+
+
+def files(members: list[bytes], folder: Path, stack: ExitStack) -> list[Blocks]:
+    """Slices of files in which something else comes first, as partitions are."""
+    slices: list[Blocks] = []
+    for index, member in enumerate(members):
+        path = folder / f"member{index}"
+        path.write_bytes(b"else" + member)
+        slices.append(Slice(stack.enter_context(closing(HostFile.open(str(path)))), 4, len(member)))
+    return slices
 
 
 def unreadable(member: bytes, *bad: tuple[int, int]) -> Fault:
@@ -40,6 +52,17 @@ def test_striped_larger_than_a_window() -> None:
     members = [Memory(member) for member in striped_members(data, 3, 65536)]
     striped = Striped(members, 65536, len(data))
     assert read(striped, 5, len(data) - 5) == data[5:]
+
+
+@pytest.mark.parametrize(("count", "chunk"), [(1, 4096), (2, 512), (3, 1000), (5, 65_536)])
+def test_striped_on_files(count: int, chunk: int, tmp_path: Path) -> None:
+    data = content(2_000_001, holes=2)
+    with ExitStack() as stack:
+        members = files(striped_members(data, count, chunk), tmp_path, stack)
+        striped = Striped(members, chunk, len(data))
+        check_blocks(striped, data)
+        for offset, length in ((0, chunk * count), (1, chunk), (chunk - 1, 2), (chunk + 7, 3 * chunk * count - 5)):
+            assert read(striped, offset, length) == data[offset : offset + length]
 
 
 def test_striped_reads_are_few() -> None:
@@ -163,6 +186,44 @@ def test_zeros_on_two_members_say_nothing_without_the_third() -> None:
     assert kinds == {ExtentKind.DATA}
     one = ParityArray([None, zeros, zeros, zeros], CHUNK, 24 * CHUNK, ParityLayout.LEFT_SYMMETRIC)
     assert list(one.extents(0, 24 * CHUNK)) == [(0, 24 * CHUNK, ExtentKind.ZERO)]
+
+
+@pytest.mark.parametrize(("layout", "gone"), [("left-symmetric", 1), ("raid6-right-asymmetric", 2), ("ddf-zero-restart", 1)])
+@pytest.mark.parametrize("chunk", [512, 20_480, 131_072])
+def test_degraded_on_files(layout: str, gone: int, chunk: int, tmp_path: Path) -> None:
+    """Members that are files get their chunks by one system call, gaps included; parts of large chunks are computed in turn."""
+    members, data, kind = parity_array(layout, chunk=chunk)
+    with ExitStack() as stack:
+        blocks = files(members, tmp_path, stack)
+        check_blocks(ParityArray(blocks, chunk, len(data), kind), data, ranges=60)
+        for lost in list(combinations(range(len(members)), gone))[::3]:
+            some = [None if index in lost else one for index, one in enumerate(blocks)]
+            check_blocks(ParityArray(some, chunk, len(data), kind), data, ranges=60)
+
+
+def test_an_array_of_degraded_arrays() -> None:
+    """Each computes while the one around it does."""
+    chunk = 4096
+    data = content(chunk * 3 * 8)
+    inner = ParityLayout.LEFT_SYMMETRIC
+    members: list[Blocks | None] = []
+    for member in parity_members("left-symmetric", data, chunk):
+        below = parity_members("left-symmetric", member + bytes(chunk), chunk)
+        members.append(ParityArray([None, *map(Memory, below[1:])], chunk, len(member), inner))
+    for lost in range(4):
+        some = [None if index == lost else member for index, member in enumerate(members)]
+        check_blocks(ParityArray(some, chunk, len(data), ParityLayout.LEFT_SYMMETRIC), data, ranges=40)
+
+
+def test_a_member_fails_where_another_is_missing() -> None:
+    """RAID 6: the second loss is found only while the first is being made up for, by any member, in any part of a chunk."""
+    for layout in ("raid6-left-symmetric", "ddf-n-continue"):
+        members, data, kind = parity_array(layout, chunk=12_288)
+        for bad in range(1, len(members)):
+            some: list[Blocks | None] = [None, *map(Memory, members[1:])]
+            some[bad] = unreadable(members[bad], (5000, 1), (12_288, 4096), (40_000, 9000))
+            array = ParityArray(some, 12_288, len(data), kind)
+            check_blocks(array, data, ranges=30)
 
 
 def test_degraded_reads_are_few() -> None:

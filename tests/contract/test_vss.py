@@ -200,6 +200,7 @@ def test_a_store_on_a_volume_that_is_not_there(copies) -> None:
     ]
     assert second.reason is not None
     assert "the volume a0000000-0000-0000-0000-000000000002, which is not in the set" in second.reason
+    assert second.details["missing"] == "a0000000-0000-0000-0000-000000000002"
     with pytest.raises(mntapi.MntapiError, match="not in the set"):
         read(second.blocks, 0, 512)
 

@@ -5,25 +5,32 @@ Oracle: the files an encrypted ext4 was made from, and cryptsetup.
 
 from __future__ import annotations
 
+import base64
 import configparser
 import hashlib
+import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
+from contract import luks_builder
 from contract.luks_maker import ARGON2, PASSPHRASE, cryptsetup, needs_cryptsetup
+from contract.luks_maker import encrypted as make_encrypted
 from contract.make_disk import create_encrypted, need, run
 from mntapi.units import MIB
 from real.conftest import Mntapi
 
 pytestmark = needs_cryptsetup
+ROOT_FOLDER = Path(__file__).parents[2]
 BITLOCKER = Path(__file__).parents[3] / "shared/images/cryptsetup/tests/bitlk-some.tar.xz"
 
 
@@ -240,6 +247,117 @@ def test_asked_at_the_terminal(mntapi: Mntapi, encrypted: Path, uuid: str) -> No
     terminal.answer(PASSPHRASE + b"\n", times=2)
     assert terminal.end() == 0
     assert b"hello" in terminal.shown and PASSPHRASE not in terminal.shown
+
+
+def test_three_wrong_answers(mntapi: Mntapi, encrypted: Path) -> None:
+    """The end of asking is told, and what is locked then."""
+    terminal = Terminal(mntapi, "ls", encrypted)
+    for times in (1, 2, 3):
+        terminal.answer(b"wrong\n", times)
+    assert terminal.end() == 0
+    assert b"disk0: wrong key; it stays locked" in terminal.shown
+    assert b"note: disk0 is encrypted and locked: --key disk0:FILE opens it" in terminal.shown
+
+
+def test_ls_names_what_is_locked(mntapi: Mntapi, encrypted: Path, key_file: Path, uuid: str) -> None:
+    done = mntapi("ls", encrypted, "--json")
+    assert [(entry["name"], entry["reason"]) for entry in json.loads(done.stdout)] == [("disk0", "crypto_LUKS")]
+    assert done.stderr == "note: disk0 is encrypted and locked: --key disk0:FILE opens it\n"
+    assert mntapi("ls", encrypted, "--key", f"*:{key_file}").stderr == ""
+    assert mntapi("ls", encrypted, f"/luks-{uuid[:8]}", "--key", f"*:{key_file}").stderr == ""
+
+
+def test_ctrl_c_while_a_key_is_tried(mntapi: Mntapi, tmp_path: Path, key_file: Path) -> None:
+    """A slot of Argon2 that takes minutes; nobody waits for it, and the process ends without a word of a library's."""
+    fields = luks_builder.metadata()
+    salt = base64.b64encode(bytes(16)).decode()
+    fields["keyslots"]["0"]["kdf"] = {"type": "argon2id", "time": 1000, "memory": 65536, "cpus": 1, "salt": salt}
+    (tmp_path / "slow").write_bytes(luks_builder.volume(fields))
+    process = mntapi.start("info", tmp_path / "slow", "--key", f"*:{key_file}", stderr=subprocess.PIPE)
+    while len(os.listdir(f"/proc/{process.pid}/task")) == 1:  # the key is tried in a thread of its own
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.decode().splitlines()[-2:] == ["error: interrupted", "hint: what was begun has been undone"]
+
+
+HOLDER = """
+import sys
+import mntapi.keys
+from mntapi.kernel.sandbox import confine
+if sys.argv[1] == "confined":
+    confine(memory_limit=1 << 30)
+secret = mntapi.keys.Secret(bytes(16))
+secret.view()[:] = sys.stdin.buffer.read(16)
+print("held", flush=True)
+sys.stdin.buffer.read(1)
+secret.wipe()
+print("wiped", flush=True)
+sys.stdin.buffer.read(1)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["free", "confined"])
+def test_a_key_is_in_locked_memory(how: str) -> None:
+    """In a worker too, which has no right to lock more than the limit: the kernel says what is locked, before and after."""
+    secret = os.urandom(16)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLDER, how], stdin=pipe, stdout=pipe, cwd=ROOT_FOLDER) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(secret)
+        process.stdin.flush()
+        assert process.stdout.readline() == b"held\n"
+        assert locked(process.pid) == os.sysconf("SC_PAGE_SIZE") and in_memory(process.pid, secret)
+        process.stdin.write(b".")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"wiped\n"
+        assert locked(process.pid) == 0
+
+
+def locked(pid: int) -> int:
+    """Bytes of its memory that are not swapped out."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmLck:"))
+    return int(line.split()[1]) * 1024
+
+
+READER = """
+import sys
+import mntapi
+from mntapi.blocks import read
+from mntapi.keys import Key, KeyKind, Keys, Secret
+from mntapi.types import OpenOptions
+keys = Keys((Key(KeyKind.PASSPHRASE, Secret(sys.argv[2].encode())),))
+disk_set = mntapi.open_disks(sys.argv[1], options=OpenOptions(keys=keys))
+keys.wipe()
+read(disk_set.volumes[0].blocks, 0, 4096)
+print("open", flush=True)
+sys.stdin.buffer.read(1)
+disk_set.close()
+print("closed", flush=True)
+sys.stdin.buffer.read(1)
+"""
+
+
+@pytest.mark.root
+def test_no_key_is_left_in_memory_when_a_set_is_closed(tmp_path: Path) -> None:
+    """Not the key that the sectors are encrypted with, nor the passphrase. Oracle: cryptsetup tells that key."""
+    make_encrypted(tmp_path / "disk", "-c", "aes-xts-plain64", "-s", "512")
+    dump = cryptsetup("luksDump", "--dump-volume-key", tmp_path / "disk")
+    key = bytes.fromhex("".join(re.findall(r"^(?:MK dump:)?\s+((?:[0-9a-f]{2} ){16})", dump, re.MULTILINE)))
+    assert len(key) == 64
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", READER, str(tmp_path / "disk"), PASSPHRASE.decode()]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT_FOLDER) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        assert in_memory(process.pid, key[:32]) and in_memory(process.pid, key[32:])
+        process.stdin.write(b".")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"closed\n"
+        assert not in_memory(process.pid, key[:32]) and not in_memory(process.pid, key[32:])
 
 
 def test_nothing_is_typed(mntapi: Mntapi, encrypted: Path) -> None:

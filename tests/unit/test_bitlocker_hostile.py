@@ -49,12 +49,13 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(protectors, "_ROUNDS", 1)
     opened: list[HostFile] = []
 
-    def volume(image: bytes | bytearray, *keys: Key, ask=None, bad: tuple[int, int] | None = None) -> Volume:
+    def volume(image: bytes | bytearray, *keys: Key, ask=None, tell=None, bad: tuple[int, int] | None = None) -> Volume:
         path = tmp_path / f"volume{len(opened)}"
         path.write_bytes(image)
         opened.append(HostFile.open(str(path)))
         blocks: Blocks = Fault(opened[-1], bad=[bad]) if bad else opened[-1]
-        (found,) = bitlocker.with_keys(Keys(keys, ask)).volumes([Volume(id="disk", name="disk0", kind="disk", blocks=blocks)])
+        container = Volume(id="disk", name="disk0", kind="disk", blocks=blocks)
+        (found,) = bitlocker.with_keys(Keys(keys, ask=ask, tell=tell)).volumes([container])
         return found
 
     yield volume
@@ -208,23 +209,29 @@ def test_a_key_for_another_volume_is_not_tried(look) -> None:
 
 
 def test_the_user_is_asked(look) -> None:
-    """Until a key fits, three times at most; what is wanted, and what was wrong, is told."""
+    """Until a key fits, three times at most; what is wanted, and what was wrong, is told. Answers are wiped when tried."""
     asked: list[tuple[str, str]] = []
-    wrong = Key(KeyKind.STARTUP, Secret(startup_key_file(key=bytes(32))))
-    answers: list[list[Key]] = [[wrong], [STARTUP]]
+    told: list[tuple[str, str]] = []
+    given: list[Key] = []
+    answers: list[bytes | None] = [bytes(32), STARTUP_KEY]
 
     def ask(name: str, wants: str) -> Iterable[Key]:
         asked.append((name, wants))
-        return answers.pop(0)
+        key = answers.pop(0)
+        given[:] = [Key(KeyKind.STARTUP, Secret(startup_key_file(key=key)))] if key else []
+        return given
 
     assert look(IMAGE, ask=ask).state is VolumeState.OK
+    assert all(key.secret.is_wiped for key in given)
     file = "the startup key file AAAAAAAA-0000-0000-0000-000000000003.BEK"
     assert asked == [("disk0", f"wants {file}"), ("disk0", f"wrong key; wants {file}")]
-    answers[:] = [[]]
+    answers[:] = [None]
     assert look(IMAGE, ask=ask).reason == f"bitlocker: wants {file}"
-    answers[:] = [[wrong]] * 9
-    assert look(IMAGE, ask=ask).reason == f"bitlocker: wrong key; wants {file}"
-    assert len(answers) == 6
+    answers[:] = [bytes(32)] * 9
+    volume = look(IMAGE, ask=ask, tell=lambda *words: told.append(words))
+    assert volume.reason == f"bitlocker: wrong key; wants {file}"
+    assert len(answers) == 6 and all(key.secret.is_wiped for key in given)
+    assert told == [("disk0", "wrong key; it stays locked")]
 
 
 def test_a_key_is_derived_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

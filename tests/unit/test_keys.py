@@ -181,14 +181,16 @@ def serving(broker: KeyBroker, channel: Channel, times: int) -> threading.Thread
 
 def test_keys_travel(ends: tuple[Channel, Channel]) -> None:
     """Those of the volume that is named, and no others; and not in the message."""
+    told: list[tuple[str, str]] = []
     command, worker = ends
     header = Key(KeyKind.HEADER, Secret(b"h" * (20 << 20)), "disk0p1")
     given = Keys(
         (passphrase(b"one", "disk0p1"), passphrase(b"", "disk0p1"), header, passphrase(b"two", "disk0p2")),
         ask=lambda volume, wants: [passphrase(f"{volume}|{wants}".encode())],
+        tell=lambda *words: told.append(words),
     )
     broker = KeyBroker(OpenOptions(keys=given, passphrases=("of an image \udcff",)))
-    thread = serving(broker, command, 4)
+    thread = serving(broker, command, 5)
     keys = brokered_keys(worker, 5)
     assert keys.memory == 5
     assert revealed(keys.of("disk0p1", kind=KeyKind.PASSPHRASE)) == [
@@ -198,6 +200,8 @@ def test_keys_travel(ends: tuple[Channel, Channel]) -> None:
     (received,) = keys.of("disk0p1", kind=KeyKind.HEADER)
     assert received.secret.reveal() == b"h" * (20 << 20)
     assert revealed(keys.asked("disk0p9", "a key")) == [("passphrase", b"disk0p9|a key", None)]
+    keys.give_up("disk0p9", "wrong key")
+    assert told == [("disk0p9", "wrong key; it stays locked")]
     assert brokered_passphrases(worker) == ("of an image \udcff",)
     thread.join()
     send_keys(command, [passphrase(b"secret words")])
@@ -226,11 +230,13 @@ def test_what_a_worker_cannot_have(ends: tuple[Channel, Channel], monkeypatch: p
         receive_keys(worker)
     broker.answer(command, {"op": "keys", "names": ["disk0"], "kind": "unheard-of"})
     assert receive_keys(worker) == []
-    monkeypatch.setattr(keybroker, "MAX_ASKED", 1)
+    broker.answer(command, {"op": "ask", "volume": "x", "wants": "nobody is there", "is_last": True})
+    assert receive_keys(worker) == []
+    monkeypatch.setattr(keybroker, "MAX_ASKED", 2)
     for count in (1, 0):
         broker.answer(command, {"op": "ask", "volume": "x", "wants": "y"})
         assert len(receive_keys(worker)) == count
-    monkeypatch.setattr(keybroker, "MAX_REQUESTS", 4)
+    monkeypatch.setattr(keybroker, "MAX_REQUESTS", 5)
     with pytest.raises(Corrupt, match="too many keys"):
         broker.answer(command, {"op": "ask"})
 

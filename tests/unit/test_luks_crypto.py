@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 from mntapi import crypto
 from mntapi.crypto import derivation, gcrypt, openssl, sectors
@@ -233,6 +235,30 @@ def test_pbkdf2() -> None:
     for count in (0, derivation.MAX_ITERATIONS + 1):
         with pytest.raises(MntapiError, match="iteration count"):
             pbkdf2("sha256", b"", b"", count, 1)
+
+
+def test_what_takes_long_is_done_in_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the main thread hears of Ctrl-C; its result and its errors are those of the call. Oracle: cryptography."""
+    count = derivation._QUICK + 1
+    want = PBKDF2HMAC(hashes.SHA256(), 32, b"salt", count).derive(b"password")
+    threads: list[threading.Thread] = []
+    real = hashlib.pbkdf2_hmac
+
+    def derive(*words: object) -> bytes:
+        threads.append(threading.current_thread())
+        if words[2] == b"bad":
+            raise OverflowError("as the library says it")
+        return real(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", derive)
+    assert pbkdf2("sha256", b"password", b"salt", count, 32) == want
+    with pytest.raises(OverflowError, match="as the library"):
+        pbkdf2("sha256", b"password", b"bad", count, 32)
+    assert threading.main_thread() not in threads
+    other = threading.Thread(target=pbkdf2, args=("sha256", b"password", b"salt", count, 32))
+    other.start()
+    other.join()
+    assert threads[-1] is other, "who hears no signals does it by itself"
 
 
 def test_argon2() -> None:

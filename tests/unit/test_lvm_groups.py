@@ -303,6 +303,28 @@ def test_copies_of_a_group_on_several_disks(opened) -> None:
     assert all(one.reason is not None and "2 physical volumes have the UUID" in one.reason for one in found_.containers)
 
 
+def test_copies_of_a_group_that_are_alike(opened) -> None:
+    """A disk and its snapshot: a volume on both disks is made of the first copy of each, and says so."""
+    text = group_text(volume("both", linear(0, 1, "pv0", 0), linear(1, 1, "pv1", 0)), physical=("one", "two"))
+    disks = [opened(f"{copy}{seed}", disk(seed, text)) for copy in "ab" for seed in ("one", "two")]
+    for order in (disks[:3], disks, disks[::-1]):
+        (both,) = (one for one in scan(order, [lvm]) if one.kind == "lvm")
+        assert both.state is OK and (begins(both), begins(both, 1)) == (b"one 0", b"two 0")
+        assert f"PV {uuid('one')} is there 2 times: disk" in (both.reason or "")
+        assert "are alike, and the first is used" in (both.reason or "")
+
+
+@pytest.mark.parametrize("where", [1, 1000, 5 * EXTENT // 2])
+def test_copies_that_differ_in_one_place(opened, where: int) -> None:
+    """Where the file system on the volume begins, or anywhere else that is compared."""
+    text = group_text(volume("both", linear(0, 2, "pv0", 3), linear(2, 1, "pv1", 0)), physical=("one", "two"))
+    changed = bytearray(disk("one", text))
+    changed[DATA_AT + 3 * EXTENT + where if where < EXTENT else -4096] ^= 1
+    disks = [opened("a1", disk("one", text)), opened("b1", bytes(changed)), opened("a2", disk("two", text))]
+    (both,) = (one for one in scan(disks, [lvm]) if one.kind == "lvm")
+    assert both.state is UNSUPPORTED and "have the same UUID and differ" in (both.reason or "")
+
+
 def test_copies_that_lvm_changed_are_told_apart(opened) -> None:
     text = {
         "a": group_text(volume("both", linear(0, 1, "pv0", 0), linear(1, 1, "pv1", 0)), physical=("one", "two")),

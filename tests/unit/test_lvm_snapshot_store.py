@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
 
 import pytest
 
@@ -149,6 +150,34 @@ def test_a_table_sorts_in_batches(monkeypatch):
     )
     for first, end in ((0, 5000), (17, 18), (100, 3000), (3, 3)):
         assert list(table.between(first, end)) == sorted(pair for pair in pairs if first <= pair[0] < end)
+
+
+@pytest.mark.parametrize("places", [1 << 20, 1 << 40])
+def test_a_small_read_sorts_what_it_needs(monkeypatch, places: int):
+    """Of a table in order one batch; and numbers too wide for a float are kept all the same."""
+    monkeypatch.setattr(chunks_module, "_BATCH", 64)
+    sorts: list[int] = []
+    monkeypatch.setattr(chunks_module, "sorted", lambda some: sorts.append(len(some)) or sorted(some), raising=False)
+    table = ChunkTable(1 << 20, places, [(range(at, at + 32), range(places - 32, places)) for at in range(0, 4096, 32)], "t")
+    assert sorts == []
+    assert list(table.between(100, 103)) == [(100, places - 28), (101, places - 27), (102, places - 26)]
+    assert sorts == [64]
+    assert len(list(table.between(0, 4096))) == 4096 and sorts == [64] * 64
+
+
+def test_a_table_takes_eight_bytes_a_chunk():
+    count = 200_000
+    rng = random.Random(1)
+    chunks = rng.sample(range(1 << 20), count)
+    tracemalloc.start()
+    try:
+        pieces = ((chunks[at : at + 4096], range(at, min(count, at + 4096))) for at in range(0, count, 4096))
+        table = ChunkTable(1 << 20, 1 << 20, pieces, "t")
+        assert sum(1 for _ in table.between(0, 1 << 20)) == count
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 9 * count
 
 
 def test_a_table_too_large(monkeypatch):

@@ -69,7 +69,9 @@ def test_a_mirror() -> None:
 def test_a_stale_member_is_not_read() -> None:
     volume = array(mirror(0, bytes(len(DATA)), events=8), mirror(1))
     assert volume.state is VolumeState.INCOMPLETE
-    assert text(volume).startswith("degraded: member 0 of 2 is missing; disk:")
+    facts = "0 (device number 0, UUID 6465762d:00000000:00000000:00000000)"
+    assert text(volume).startswith(f"degraded: member {facts} of 2 is missing from array {UUID_TEXT}; disk:")
+    assert volume.details["missing"] == facts
     assert "is out of date (event 8 of 10)" in text(volume)
     assert read(volume.blocks, 0, volume.size) == DATA
     assert len(volume.members) == 2
@@ -91,15 +93,48 @@ def test_members_that_contradict() -> None:
     assert "contradicts" in text(array(mirror(0, roles=(1, 1)), mirror(1, events=11)))
 
 
-def test_copies_of_a_member() -> None:
-    """Which one is right cannot be told, so neither is read."""
+def test_copies_of_a_member_that_are_alike() -> None:
+    """A snapshot and its original: the first is used, and the array is whole."""
+    volume = array(mirror(0), mirror(0), mirror(1))
+    assert (volume.state, text(volume)) == (VolumeState.OK, "disk:1 is a copy of member 0, of which disk:0 is used")
+    assert read(volume.blocks, 0, volume.size) == DATA and len(volume.members) == 3
+    both = array(mirror(0), mirror(0), mirror(0), mirror(1), mirror(1))
+    assert text(both).startswith("disk:1, disk:2 are copies of member 0, of which disk:0 is used; disk:4 is a copy of member 1")
+    assert (both.state, read(both.blocks, 0, both.size)) == (VolumeState.OK, DATA)
+
+
+def test_of_copies_the_one_with_the_most_events_is_used() -> None:
+    for older in ({"events": 9}, {"updated": 4}):
+        volume = array(mirror(0, bytes(len(DATA)), **older), mirror(0, updated=5), mirror(1, updated=5))
+        assert text(volume) == "disk:0 is a copy of member 0, of which disk:1 is used"
+        assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.OK, DATA)
+
+
+def test_copies_of_a_member_that_differ() -> None:
+    """Which one is right cannot be told: the mirror's other half is read."""
     volume = array(mirror(0, bytes(len(DATA))), mirror(0), mirror(1))
-    assert "are copies of the same member 0" in text(volume)
+    assert "disk:0, disk:1 are copies of the same member 0 and differ" in text(volume)
+    assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.INCOMPLETE, DATA)
+    roles = (0, 0)
+    both = [mirror(number, roles=roles, device_uuid=b"dev" + bytes([number]) * 13) for number in (0, 1)]
+    assert "all say that they are member 0" in text(array(*both, mirror(0, roles=roles)))
+
+
+def test_a_mirror_of_nothing_but_copies_that_differ() -> None:
+    """One of them alone: it is what the array was at some time, and no mixture of times."""
+    volume = array(mirror(0), mirror(0, bytes(len(DATA))), mirror(1), mirror(1, b"1" * len(DATA)))
+    assert text(volume).endswith("disk:0 is used alone") and volume.state is VolumeState.INCOMPLETE
     assert read(volume.blocks, 0, volume.size) == DATA
-    both = array(mirror(0), mirror(0), mirror(1), mirror(1))
-    assert text(both).startswith("members are missing: members 0, 1 of 2 are missing; disk:")
-    with pytest.raises(ReadFailed):
-        read(both.blocks, 0, 1)
+
+
+def test_copies_that_differ_are_never_put_together_with_others() -> None:
+    first, *others = raid5()
+    changed = first[:-1] + b"?"
+    volume = array(first, changed, *others)
+    assert "degraded: member 0" in text(volume) and "differ" in text(volume)
+    assert read(volume.blocks, 0, volume.size) == DATA[: 12 * CHUNK]
+    whole = array(first, first, *others)
+    assert (whole.state, read(whole.blocks, 0, whole.size)) == (VolumeState.OK, DATA[: 12 * CHUNK])
 
 
 def test_spares_are_told() -> None:
@@ -149,7 +184,7 @@ def test_bad_blocks() -> None:
 def test_a_bad_block_log_that_is_gone() -> None:
     """What of the member may be believed is not known, so nothing of it is."""
     volume = array(mirror(0, bytes(len(DATA)), features=8, log_size=8, log_offset=1 << 20), mirror(1))
-    assert text(volume).startswith("degraded: member 0 of 2 is missing; disk:")
+    assert text(volume).startswith("degraded: member 0 (device number 0, UUID ")
     assert "cannot be used: the MD bad block log is past the end" in text(volume)
     assert read(volume.blocks, 0, volume.size) == DATA
 
@@ -175,7 +210,8 @@ def test_parity_that_may_be_wrong_is_told() -> None:
 
 def test_too_few_members() -> None:
     volume = array(*raid5(without=[0, 2]))
-    assert text(volume) == "members are missing: members 0, 2 of 4 are missing"
+    named = "members 0 (device number 0), 2 (device number 2) of 4 are missing"
+    assert text(volume) == f"members are missing: {named} from array {UUID_TEXT}"
     assert volume.size == 12 * CHUNK
     assert read(volume.blocks, CHUNK, CHUNK) == DATA[CHUNK : 2 * CHUNK]
     with pytest.raises(ReadFailed, match="member 0"):
@@ -287,13 +323,15 @@ def test_raid0_with_one_missing() -> None:
     assert pattern(array(*striped(0, (2 * CHUNK,) * 3, (0, 2), 2))) == "0-20-2"
     unequal = array(*striped(0, (CHUNK, 2 * CHUNK, 3 * CHUNK), (0, 2), 2))
     assert pattern(unequal) == "0-2--"
-    assert text(unequal).startswith("members are missing: member 1 of 3 is missing; its size")
+    assert text(unequal).startswith("members are missing: member 1 (device number 1) of 3 is missing from array ")
+    assert "; its size, which is recorded nowhere" in text(unequal)
 
 
 def test_raid0_of_copies() -> None:
-    """Two disks, each twice: nothing can be read, and how much there would be is not known."""
+    """Two disks, each twice: alike, one of each is used; else nothing can be read, and how much there would be is not known."""
     members = striped(0, (2 * CHUNK,) * 2, (0, 1), 2)
-    volume = array(*members, *members)
+    assert pattern(array(*members, *members)) == "0101"
+    volume = array(*members, *(member[:-1] + b"?" for member in members))
     assert (volume.state, volume.size) == (VolumeState.INCOMPLETE, 0)
     assert text(volume).count("are copies of the same member") == 2
 
@@ -311,7 +349,7 @@ def test_version0_members() -> None:
     assert (volume.name, volume.details["metadata"]) == ("md-00010203", "0.90")
     assert read(volume.blocks, 0, volume.size) == data
     alone = array(member0(data, 1))
-    assert text(alone) == "degraded: member 0 (was device 8:1) of 2 is missing"
+    assert text(alone) == f"degraded: member 0 (device number 0, was device 8:1) of 2 is missing from array {UUID_TEXT}"
 
 
 def test_names_are_fit_for_folders() -> None:

@@ -30,6 +30,7 @@ from mntapi.session.overlay import (
     overlays_from,
     overlays_in_memory,
     volume_blocks,
+    why_read_only,
     with_overlays,
 )
 from mntapi.types import DiskSpec, OpenOptions, Volume, WritableBlocks
@@ -158,15 +159,16 @@ def test_a_failed_overlay_closes_the_set(disk: Path) -> None:
         disk_set.disks[0].blocks.readinto(0, memoryview(bytearray(1)))
 
 
-def test_volumes_that_are_several_ranges_are_not_written(disk: Path) -> None:
+def test_volumes_that_lie_on_no_overlay_are_not_written(disk: Path) -> None:
     with with_overlays(open_disks(str(disk)), overlays_in_memory()) as disk_set, closing(HostFile.open(str(disk))) as inner:
         [whole] = disk_set.volumes
-        assert isinstance(volume_blocks(disk_set, whole), WritableBlocks)
+        assert isinstance(volume_blocks(whole), WritableBlocks) and why_read_only(whole) is None
         for volume in (
             Volume("id", "lv", "logical", inner),
             Volume("id", "odd", "partition", inner, disk=0, offset=0),
         ):
-            assert volume_blocks(disk_set, volume) is inner
+            assert volume_blocks(volume) is inner
+            assert "no writer" in str(why_read_only(volume))
 
 
 def worker_that_asks(tmp_path: Path) -> Worker:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,29 @@ def test_volumes_cut_off_anywhere(find) -> None:
 def test_a_block_cut_off() -> None:
     with pytest.raises(Corrupt, match="no block of a shadow copy"):
         parse_block(b"", 2, 0)
+
+
+@pytest.mark.parametrize("flags", [0, 1, 2], ids=["saved", "moved", "overlays"])
+def test_a_store_of_many_blocks_takes_little_memory(flags: int) -> None:
+    """In arrays: a dictionary of as many takes more than 200 bytes for each."""
+    count = 50_000
+    descriptors = [(block * BLOCK, (block + count) * BLOCK, (block + count) * BLOCK, flags, 5) for block in range(count)]
+    random.Random(1).shuffle(descriptors)
+    tracemalloc.start()
+    try:
+        log = store_module._replay(iter(descriptors))
+        last = store_module._last_of_each(log.blocks, log.targets)
+        order = store_module._by_block(log.overlaid)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(last) + len(order) == count
+    assert peak < (230 if flags == 1 else 130) * count
+
+
+def test_nothing_of_a_store_but_its_header_is_read_before_it_is_needed(find) -> None:
+    """A disk is listed without its tables; a bad sector in one is met by who reads that copy."""
+    (copy,) = find(made(), bad=((STORE + 1) * BLOCK, 512))
+    assert copy.state is VolumeState.OK and "machine" in copy.details
+    with pytest.raises(ReadFailed):
+        read(copy.blocks, 0, 1)

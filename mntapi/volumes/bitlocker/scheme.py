@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mntapi.blocks import read_clipped
 from mntapi.errors import Denied, MntapiError
-from mntapi.keys import Key, Keys
+from mntapi.keys import Keys
 from mntapi.types import Volume, VolumeState
 from mntapi.units import SECTOR, format_size
 from mntapi.volumes.bitlocker.blocks import SectorCipher
@@ -73,15 +73,24 @@ class Containers:
         return known
 
     def _unlock(self, container: Volume, metadata: Metadata) -> tuple[int, bytes]:
-        keys: Iterable[Key] = self._keys.of(container.id, container.name, str(metadata.identifier))
+        """The method and the key, by the keys given, or else by what a person answers."""
+        try:
+            return unlock(metadata, self._keys.of(container.id, container.name, str(metadata.identifier)))
+        except Denied as error:
+            trouble = error
         for _ in range(_MAX_ASKED):
+            answers = tuple(self._keys.asked(container.name, _locked(metadata, trouble)))
+            if not answers:
+                raise trouble
             try:
-                return unlock(metadata, keys)
+                return unlock(metadata, answers)
             except Denied as error:
-                keys = tuple(self._keys.ask(container.name, _locked(metadata, error)) if self._keys.ask else ())
-                if not keys:
-                    raise
-        return unlock(metadata, keys)
+                trouble = error
+            finally:
+                for key in answers:
+                    key.secret.wipe()
+        self._keys.give_up(container.name, trouble.what)
+        raise trouble
 
 
 def _metadata(container: Volume, boot: Boot) -> Metadata:

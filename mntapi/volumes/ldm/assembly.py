@@ -57,11 +57,19 @@ class Assembler:
         database: the group's.
         disks: those that are there, by GUID.
         stale: GUIDs of those whose own database is older than the group's.
+        doubtful: GUIDs of those that are there several times and differ: a volume is not put together of them and others.
     """
 
-    def __init__(self, database: Database, disks: Mapping[str, DynamicDisk], stale: frozenset[str]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        disks: Mapping[str, DynamicDisk],
+        stale: frozenset[str],
+        doubtful: frozenset[str] = frozenset(),
+    ) -> None:
         self._disks = disks
         self._stale = stale
+        self._doubtful = doubtful
         self._records = {record.id: record for record in database.disks}
         self._components: dict[int, list[ComponentRecord]] = {}
         for component in database.components:
@@ -82,7 +90,8 @@ class Assembler:
             raise Corrupt("components are not in the database", expected=volume.component_count, found=len(components))
         if not 0 < volume.size < MAX_SIZE:
             raise Corrupt("the database gives it an impossible size", found=volume.size)
-        copies = [self._component(component, volume.size) for component in components]
+        parts = {partition.disk_id for component in components for partition in self._partitions.get(component.id, ())}
+        copies = [self._component(component, volume.size, is_on_one=len(parts) == 1) for component in components]
         content = copies[0] if len(copies) == 1 else _mirror(components, copies, volume.size)
         partitions = tuple(partition for component in components for partition in self._parts(component))
         return Assembled(content, tuple(components), partitions)
@@ -91,9 +100,14 @@ class Assembler:
         """The disk it lies on, None if that is missing."""
         return self._disks.get(self._records[partition.disk_id].guid)
 
-    def _component(self, component: ComponentRecord, size: int) -> Copy:
+    def missing(self, partitions: Sequence[PartitionRecord]) -> list[str]:
+        """The GUIDs of the disks of these that are missing."""
+        guids = dict.fromkeys(self._records[partition.disk_id].guid for partition in partitions)
+        return [guid for guid in guids if guid not in self._disks]
+
+    def _component(self, component: ComponentRecord, size: int, *, is_on_one: bool) -> Copy:
         partitions = self._parts(component)
-        parts = [self._part(partition) for partition in partitions]
+        parts = [self._part(partition, is_on_one=is_on_one) for partition in partitions]
         if component.layout is Layout.SPANNED:
             return _spanned(component, partitions, parts, size)
         _check_columns(component, partitions, size)
@@ -109,7 +123,7 @@ class Assembler:
             raise Corrupt(what, expected=component.partition_count, found=len(partitions))
         return sorted(partitions, key=lambda partition: (partition.column, partition.offset))
 
-    def _part(self, partition: PartitionRecord) -> Copy:
+    def _part(self, partition: PartitionRecord, *, is_on_one: bool) -> Copy:
         record = self._records.get(partition.disk_id)
         if record is None:
             raise Corrupt(f"the disk of partition {partition.name} is not in the database", found=partition.disk_id)
@@ -118,6 +132,10 @@ class Assembler:
         if disk is None:
             hint = "give the disk that is missing too"
             return Copy(Missing(partition.size, f"{who} is missing", hint=hint), (f"{who} is missing",), is_whole=False)
+        if record.guid in self._doubtful and not is_on_one:
+            why = f"{who} is there several times with different content"
+            hint = "open the disks of one machine at a time"
+            return Copy(Missing(partition.size, why, hint=hint), (why,), is_whole=False)
         blocks = disk.slice(partition.start, partition.size)
         if not disk.has(partition.start, partition.size):
             return Copy(blocks, (f"{who} ends before partition {partition.name} does",), is_whole=False)

@@ -13,6 +13,7 @@ from mntapi.blocks import Missing
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Volume, VolumeState
 from mntapi.units import format_size
+from mntapi.volumes.copies import are_alike
 from mntapi.volumes.ldm.assembly import Assembled, Assembler
 from mntapi.volumes.ldm.database import Database
 from mntapi.volumes.ldm.disk import DynamicDisk
@@ -27,10 +28,11 @@ _USUAL_STATES = frozenset({"ACTIVE", "CLEAN"})
 def group_volumes(disks: Sequence[DynamicDisk]) -> Iterator[Volume]:
     """The volumes of one group, then what is to be said of its disks; ``disks`` have the same group GUID."""
     chosen = _one_each(disks)
+    doubtful = frozenset(disk.header.disk_guid for disk in disks if not _is_like(disk, chosen[disk.header.disk_guid]))
     database = _newest(chosen.values())
     stale = frozenset(guid for guid, disk in chosen.items() if database and disk.database and disk.sequence < database.sequence)
     if database is not None:
-        assembler = Assembler(database, chosen, stale)
+        assembler = Assembler(database, chosen, stale, doubtful)
         for record in database.volumes:
             yield _volume(record, assembler, disks[0].header.group_name, database.sequence)
     for disk in disks:
@@ -43,6 +45,15 @@ def _one_each(disks: Iterable[DynamicDisk]) -> dict[str, DynamicDisk]:
     for disk in sorted(disks, key=lambda disk: (-disk.sequence, disk.volume.id)):
         chosen.setdefault(disk.header.disk_guid, disk)
     return chosen
+
+
+def _is_like(disk: DynamicDisk, chosen: DynamicDisk) -> bool:
+    """Whether a disk may stand for the one that was chosen: it is that, or as new and the same in content, or is known to be
+    older."""
+    if disk is chosen or disk.sequence < chosen.sequence:
+        return True
+    areas = zip(disk.areas, chosen.areas, strict=False)
+    return len(disk.areas) == len(chosen.areas) and all(are_alike(one.blocks, other.blocks) for one, other in areas)
 
 
 def _newest(disks: Iterable[DynamicDisk]) -> Database | None:
@@ -73,7 +84,7 @@ def _volume(record: VolumeRecord, assembler: Assembler, group: str, sequence: in
         reason=_reason(record, assembled),
         type_code=f"0x{record.partition_type:02x}",
         members=tuple(dict.fromkeys(member for disk in there for member in disk.members)),
-        details=details | _told(assembled),
+        details=details | _told(assembled) | _missing(assembler.missing(assembled.partitions)),
     )
 
 
@@ -114,6 +125,10 @@ def _told(assembled: Assembled) -> dict[str, str]:
     first = assembled.components[0]
     told = {"layout": _layout(assembled.components), "partitions": ", ".join(one.name for one in assembled.partitions)}
     return told | ({"chunk": format_size(first.chunk)} if first.chunk else {})
+
+
+def _missing(guids: Sequence[str]) -> dict[str, str]:
+    return {"missing": ", ".join(guids)} if guids else {}
 
 
 def _layout(components: Sequence[ComponentRecord]) -> str:

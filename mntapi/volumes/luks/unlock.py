@@ -104,4 +104,6 @@ def find_master_key(attempt: Attempt, keys: Keys, names: tuple[str, ...], shown:
         finally:
             for key in answers:
                 key.secret.wipe()
+    if found is None and attempt.header.slots:
+        keys.give_up(shown, "wrong key" if attempt.wrong else "; ".join(attempt.troubles) or "no key")
     return found

@@ -6,15 +6,15 @@ answers for the formats that keep no tree (snapshots) or one the other way round
 
 from __future__ import annotations
 
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
-from itertools import islice
 from threading import Lock
-from typing import NamedTuple
 
-from mntapi.blocks import check_range, merged, shifted
+from mntapi.blocks import check_range
+from mntapi.blocks.runs import Run, extents_of, read_runs
 from mntapi.errors import Corrupt, Unsupported
 from mntapi.types import Blocks, Extent
 
@@ -26,15 +26,7 @@ MAX_CHUNKS = 1 << 24
 """Chunks in a table; 8 bytes each. 64 GiB of changes in a snapshot with chunks of 4 KiB, 1 TiB with 64 KiB."""
 
 _BATCH = 1 << 18
-"""Chunks that are sorted together. A look-up searches every batch, of which there are at most 64."""
-
-
-class Run(NamedTuple):
-    """Neighbouring bytes of the volume that are neighbours in their source; all in bytes."""
-
-    source: Blocks
-    position: int
-    length: int
+"""Chunks that are sorted together, or a few more. A look-up searches those batches that may have the chunk, at most 64."""
 
 
 class Overlaid:
@@ -57,19 +49,11 @@ class Overlaid:
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         check_range(self.size, offset, len(buffer))
-        done = 0
-        for source, position, count in _joined(self._runs(offset, len(buffer))):
-            source.readinto(position, buffer[done : done + count])
-            done += count
+        read_runs(self._runs(offset, len(buffer)), buffer)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         check_range(self.size, offset, length)
-        return merged(self._extents(offset, length))
-
-    def _extents(self, offset: int, length: int) -> Iterator[Extent]:
-        for source, position, count in _joined(self._runs(offset, length)):
-            yield from shifted(source.extents(position, count), offset - position)
-            offset += count
+        return extents_of(self._runs(offset, length), offset)
 
     def _runs(self, offset: int, length: int) -> Iterator[Run]:
         end, chunk = offset + length, self._chunk
@@ -94,21 +78,6 @@ class Overlaid:
         """Nothing to release: both belong to somebody else."""
 
 
-def _joined(runs: Iterator[Run]) -> Iterator[Run]:
-    """The same runs, those that go on where the last one ended joined to it."""
-    last: Run | None = None
-    for run in runs:
-        if last is None:
-            last = run
-        elif run.source is last.source and run.position == last.position + last.length:
-            last = Run(last.source, last.position, last.length + run.length)
-        else:
-            yield last
-            last = run
-    if last is not None:
-        yield last
-
-
 class ChunkTable:
     """Which chunk is kept at which place, both counted in chunks: 8 bytes each, and read in order of chunks.
 
@@ -127,31 +96,44 @@ class ChunkTable:
     """
 
     def __init__(self, chunks: int, places: int, pieces: Iterable[tuple[Sequence[int], Sequence[int]]], name: str) -> None:
+        self._chunks = chunks
+        self._places = places
         self._shift = (places + 1).bit_length()
         self._name = name
-        if chunks.bit_length() + self._shift > 64:
+        self._bits = chunks.bit_length() + self._shift
+        if self._bits > 64:
             raise Unsupported(f"{name}: has {chunks} chunks, too many for a table", reason="too-many-chunks")
-        self._batches: list[array[int]] = []
-        packed = self._packed(chunks, places, pieces)
-        while batch := sorted(islice(packed, _BATCH)):
-            self._batches.append(array("Q", batch))
-            if len(self._batches) * _BATCH > MAX_CHUNKS:
-                raise Unsupported(f"{name}: more than {MAX_CHUNKS} chunks differ from the origin", reason="too-many-chunks")
+        self._batches: list[_Batch] = []
+        self._count = 0
+        some, where = array("Q"), array("Q")
+        for more_chunks, more_places in pieces:
+            some.extend(more_chunks)
+            where.extend(more_places)
+            if len(some) >= _BATCH:
+                self._add(some, where)
+                some, where = array("Q"), array("Q")
+        self._add(some, where)
 
-    def _packed(self, chunks: int, places: int, pieces: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[int]:
-        for some, where in pieces:
-            if some and max(some) >= chunks:
-                raise self._corrupt("has a chunk that is not in the volume", f"below {chunks}", max(some))
-            if some and max(where) >= places:
-                where = [min(place, places + 1) for place in where]
-            yield from [chunk << self._shift | place for chunk, place in zip(some, where, strict=True)]
+    def _add(self, some: array[int], where: array[int]) -> None:
+        """Keep these, chunk and place in one number."""
+        if not some:
+            return
+        last = max(some)
+        if last >= self._chunks:
+            raise self._corrupt("has a chunk that is not in the volume", f"below {self._chunks}", last)
+        if max(where) >= self._places:
+            where = array("Q", [min(place, self._places + 1) for place in where])
+        self._batches.append(_Batch(min(some), last, _packed(some, where, self._shift), self._bits))
+        self._count += len(some)
+        if self._count > MAX_CHUNKS:
+            raise Unsupported(f"{self._name}: more than {MAX_CHUNKS} chunks differ from the origin", reason="too-many-chunks")
 
     def between(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         """The chunks in ``first .. end``, ascending, each with its place. Raises Corrupt where one has two places."""
         low, high, last = first << self._shift, end << self._shift, -1
         mask = (1 << self._shift) - 1
-        parts = [map(batch.__getitem__, range(bisect_left(batch, low), bisect_left(batch, high))) for batch in self._batches]
-        for packed in merge(*parts):
+        parts = [batch.between(low, high) for batch in self._batches if batch.first < end and batch.last >= first]
+        for packed in map(int, merge(*parts)):
             chunk = packed >> self._shift
             if chunk == last:
                 raise self._corrupt(f"keeps chunk {chunk} twice")
@@ -160,6 +142,35 @@ class ChunkTable:
 
     def _corrupt(self, what: str, expected: object = None, found: object = None) -> Corrupt:
         return Corrupt(f"{self._name}: {what}", expected=expected, found=found, reason="lvm-metadata")
+
+
+class _Batch:
+    """Some of a table's numbers, of ``bits`` bits, for the chunks ``first`` to ``last``. Sorted when first asked for: of a
+    table that was filled in order, a small read needs one."""
+
+    def __init__(self, first: int, last: int, content: bytes, bits: int) -> None:
+        self.first = first
+        self.last = last
+        self._content: bytes | None = content
+        self._bits = bits
+        self._sorted: array[int] | array[float] = array("Q")
+
+    def between(self, low: int, high: int) -> Iterator[int | float]:
+        """Those from ``low`` to below ``high``, ascending."""
+        content = self._content  # before the other: two threads may sort at once, and both come to the same
+        if content is not None:
+            numbers = array("Q", content)
+            # Floats hold 53 bits, and Python sorts them in two thirds of the time that integers take.
+            self._sorted = array("d", sorted(array("d", numbers))) if self._bits <= 53 else array("Q", sorted(numbers))
+            self._content = None
+        ordered = self._sorted
+        return map(ordered.__getitem__, range(bisect_left(ordered, low), bisect_left(ordered, high)))
+
+
+def _packed(some: array[int], where: array[int], shift: int) -> bytes:
+    """``chunk << shift | place`` for each, all at once in one large integer: none of the sums is wider than its 8 bytes."""
+    upper, lower = (int.from_bytes(numbers.tobytes(), sys.byteorder) for numbers in (some, where))
+    return (upper << shift | lower).to_bytes(8 * len(some), sys.byteorder)
 
 
 class Later:

@@ -20,6 +20,8 @@ MAX_EXTENTS = 2**32 - 1
 _UUID = re.compile(r"[A-Za-z0-9!#]{6}(?:-[A-Za-z0-9!#]{4}){5}-[A-Za-z0-9!#]{6}")
 _MAX_SECTORS = 2**54
 _MAX_BYTES = 2**63 - 1
+_MAX_DEVICE = 80
+"""Characters of a device's name that are told."""
 _CONTENTS = "Text Format Volume Group"
 
 
@@ -33,6 +35,13 @@ class PhysicalVolume:
     extent_count: int
     is_marked_missing: bool
     """LVM once worked on the group without it: what RAID has on it is out of date."""
+    device: str
+    """The device file it had when the metadata was written; empty where that is not told."""
+
+    @property
+    def absence(self) -> str:
+        """What to say where it is missing."""
+        return f"PV {self.uuid} is missing" + (f" (it was {self.device})" if self.device else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,7 @@ def _physical(section: Section, most: int) -> PhysicalVolume:
         start=section.number("pe_start", most=_MAX_SECTORS) * SECTOR,
         extent_count=section.number("pe_count", most=most),
         is_marked_missing="MISSING" in (*section.words("flags"), *section.words("status")),
+        device=device[:_MAX_DEVICE] if isinstance(device := section.values.get("device"), str) else "",
     )
 
 

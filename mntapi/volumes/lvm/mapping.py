@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mntapi.blocks import Concat, Missing, Slice, Zero
+from mntapi.blocks.writable import Unwritable
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Blocks
 from mntapi.units import SECTOR
@@ -32,6 +33,12 @@ _UNSUPPORTED = {
     "vdo": "deduplication (VDO)",
     "vdo-pool": "deduplication (VDO)",
 }
+_NOT_WRITTEN = {
+    "snapshot": "a snapshot is not written: its store would have to take the chunks that change",
+    "thin": "a thin volume is not written: its pool would have to give it chunks",
+    "cache": "a cached volume is not written: its cache would have to be told",
+}
+"""Kinds of segments that lie on what could be written, by why they are only read."""
 
 
 class Mapped(NamedTuple):
@@ -83,6 +90,19 @@ class Mapper:
             Unsupported: a kind of segment, or a state of it, that is not read.
             MntapiError: what reading its metadata raises.
         """
+        mapped, why = self._whole(name), self._why_not_written(name)
+        return mapped if why is None else Mapped(Unwritable(mapped.blocks, why), mapped.notes)
+
+    def _why_not_written(self, name: str) -> str | None:
+        """Why it must not be written although what it lies on may be, or None."""
+        volume = self._group.logical[name]
+        if any(store.origin == name for store in self._stores.values()):
+            return "snapshots were taken of it, which would change with it"
+        if "WRITE" not in volume.status:
+            return "its volume group has it as read-only"
+        return next((_NOT_WRITTEN[kind] for kind in self.kinds(volume) if kind in _NOT_WRITTEN), None)
+
+    def _whole(self, name: str) -> Mapped:
         self._graph.check(name)
         if name in self._stores and not self._stores[name].is_merging:
             return self._snapshot(name, self._stores[name])
@@ -184,7 +204,7 @@ class Mapper:
     def _extents(self, physical: PhysicalVolume, start: int, length: int) -> Mapped:
         blocks = self._found.get(physical.name)
         if blocks is None:
-            note = f"PV {physical.uuid} is missing"
+            note = physical.absence
             return Mapped(Missing(length, note, hint="add the disk that holds it"), (note,))
         start += physical.start
         there = max(0, min(length, blocks.size - start))
@@ -235,18 +255,19 @@ class Mapper:
         )
         return Mapped(blocks, (f"degraded: {notes[0]}", *notes[1:]) if is_readable else notes)
 
-    def _copies(self, segment: Segment, others: Sequence[Mapped]) -> tuple[list[Blocks], tuple[str, ...]]:
-        """The other copies, unreadable where they cannot be trusted; none if nothing tells where. With notes on the log."""
+    def _copies(self, segment: Segment, others: Sequence[Mapped]) -> tuple[list[Blocks | None], tuple[str, ...]]:
+        """The other copies, unreadable where they cannot be trusted; None if nothing tells where. With notes on the log."""
         section = segment.section
         name = section.values.get("mirror_log")
         if not isinstance(name, str):
-            return ([other.blocks for other in others] if section.number("extents_moved", 0) == segment.count else []), ()
+            are_alike = section.number("extents_moved", 0) == segment.count
+            return [other.blocks if are_alike else None for other in others], ()
         region = section.number("region_size", least=1, most=MAX_CHUNK) * SECTOR
         log = self._below(name, section)
         try:
             bits = mirror.clean_regions(log.blocks, -(-segment.count * self._group.extent_size // region))
         except MntapiError as error:
-            return [], (*log.notes, f"the mirror's log cannot be used: {error}")
+            return [None for _ in others], (*log.notes, f"the mirror's log cannot be used: {error}")
         return [mirror.trusted(other.blocks, bits, region) for other in others], log.notes
 
     def _thin(self, segment: Segment, size: int) -> Mapped:

@@ -1,8 +1,9 @@
 """Which physical volumes make a group: the newest metadata that can be read, copies of disks kept apart, strangers left out.
 
 A UUID is not unique once somebody has copied a disk. Copies that LVM changed differently are told apart by their metadata. Of
-copies that it did not, a volume on one of them is given for each; a volume on several is refused, as nothing on the disks tells
-which copy of one belongs to which of the other, and a guess would be a volume mixed of two machines.
+copies that it did not, a volume on one of them is given for each. A volume on several is made of the first of each, if the
+copies are alike; if they are not, it is refused, as nothing on the disks tells which copy of one belongs to which of the other,
+and a guess would be a volume mixed of two machines.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from mntapi.errors import Corrupt, MntapiError
 from mntapi.types import Volume
+from mntapi.volumes.copies import are_alike
 from mntapi.volumes.lvm.area import StoredText, read_text
 from mntapi.volumes.lvm.group import VolumeGroup, parse_group
 from mntapi.volumes.lvm.label import Label, find_label
@@ -41,6 +43,21 @@ class Assembly:
     found: Mapping[str, tuple[Member, ...]]
     is_ambiguous: bool
     """Two members have different metadata of the same, newest generation."""
+
+
+class Copies:
+    """Whether the copies of a physical volume hold the same, compared when first asked for."""
+
+    def __init__(self, found: Mapping[str, tuple[Member, ...]]) -> None:
+        self._found = found
+        self._alike: dict[str, bool] = {}
+
+    def are_alike(self, key: str) -> bool:
+        """Whether those of this name in the group do."""
+        if key not in self._alike:
+            first, *others = self._found[key]
+            self._alike[key] = all(are_alike(first.volume.blocks, other.volume.blocks) for other in others)
+        return self._alike[key]
 
 
 class Reader:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import NoReturn
 
 from mntapi.blocks import check_range, read
-from mntapi.errors import Corrupt, ReadFailed
+from mntapi.blocks.writable import REASON
+from mntapi.errors import Corrupt, ReadFailed, Unsupported
 from mntapi.types import Blocks, Extent
 
 MAX_REGIONS = 2**24
@@ -71,6 +73,10 @@ class _Clean:
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         return self._inner.extents(offset, length)
+
+    def writable(self) -> NoReturn:
+        """Raises Unsupported."""
+        raise Unsupported("the mirror's log says that its copies differ", reason=REASON)
 
     def close(self) -> None:
         """Nothing to release: the copy belongs to somebody else."""

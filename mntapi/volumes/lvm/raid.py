@@ -7,9 +7,10 @@ parity that was never computed is not used. Source: lib/raid/raid.c of LVM2; Lin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from mntapi.blocks import Concat, Missing, Slice, check_range
+from mntapi.blocks.writable import REASON
 from mntapi.errors import Corrupt, Invalid, ReadFailed, Unsupported
 from mntapi.types import Blocks, Extent
 from mntapi.units import SECTOR
@@ -284,6 +285,10 @@ class _KnownParity:
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         return self._inner.extents(offset, length)
+
+    def writable(self) -> NoReturn:
+        """Raises Unsupported."""
+        raise Unsupported("the parity of the array was never computed in full", reason=REASON)
 
     def close(self) -> None:
         """Nothing to release: the member belongs to somebody else."""

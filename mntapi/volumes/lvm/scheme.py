@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mntapi.blocks import Missing
+from mntapi.blocks import Missing, Slice
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Blocks, Volume, VolumeState
+from mntapi.volumes.copies import HEAD, are_alike
 from mntapi.volumes.lvm.group import LogicalVolume, VolumeGroup
 from mntapi.volumes.lvm.mapping import Mapped, Mapper
-from mntapi.volumes.lvm.members import Assembly, Member, Reader, assemblies
+from mntapi.volumes.lvm.members import Assembly, Copies, Member, Reader, assemblies
 from mntapi.volumes.lvm.references import Map
 
 _MAX_NAME = 200
@@ -79,9 +80,10 @@ def _logical(assembly: Assembly, graph: Map) -> Iterator[Volume]:
     """The visible volumes of a group; those whose description makes no sense as DAMAGED."""
     group = assembly.group
     mappers = list(_mappers(assembly, graph))
+    copies = Copies(assembly.found)
     for volume in group.logical.values():
         if mappers[0][0].is_shown(volume):
-            yield from _versions(assembly, graph, mappers, volume)
+            yield from _versions(assembly, graph, mappers, volume, copies)
     for key, error in group.damaged.items():
         yield Volume(
             id=f"lvm:{group.uuid}/{key}",
@@ -106,8 +108,10 @@ def _mappers(assembly: Assembly, graph: Map) -> Iterator[_Choice]:
         yield Mapper(assembly.group, blocks, graph), chosen
 
 
-def _versions(assembly: Assembly, graph: Map, mappers: Sequence[_Choice], volume: LogicalVolume) -> Iterator[Volume]:
-    """The volume, once for each copy of the physical volume it lies on."""
+def _versions(
+    assembly: Assembly, graph: Map, mappers: Sequence[_Choice], volume: LogicalVolume, copies: Copies
+) -> Iterator[Volume]:
+    """The volume, once for each copy of the physical volume it lies on; on several, once, and of copies that are alike."""
     below = sorted(graph.physical(volume.name))
     copied = [key for key in below if len(assembly.found[key]) > 1]
     if not copied:
@@ -115,30 +119,49 @@ def _versions(assembly: Assembly, graph: Map, mappers: Sequence[_Choice], volume
     elif len(below) == 1:
         for choice in mappers[: len(assembly.found[copied[0]])]:
             yield _volume(assembly, choice, volume, below)
+    elif all(map(copies.are_alike, copied)) and _begin_alike(mappers, volume):
+        yield _volume(assembly, mappers[0], volume, below)
     else:
         names = ", ".join(member.volume.name for member in assembly.found[copied[0]])
-        reason = f"{names} have the same UUID, and nothing tells which of them belongs to the other disks of this volume"
+        reason = f"{names} have the same UUID and differ, and nothing tells which belongs to the other disks of this volume"
         hint = "open the disks of one machine at a time"
         members = tuple(member.volume.id for key in below for member in assembly.found[key])
         blocks = Missing(mappers[0][0].size(volume), reason, hint=hint)
         yield _described(assembly.group, mappers[0], volume, blocks, VolumeState.UNSUPPORTED, f"{reason}: {hint}", members)
 
 
+def _begin_alike(mappers: Sequence[_Choice], volume: LogicalVolume) -> bool:
+    """Whether the volume begins with the same bytes whichever copies it is made of; if not, they were used apart."""
+    try:
+        first, *others = [mapper.volume(volume.name).blocks for mapper, _ in mappers]
+    except MntapiError:
+        return True  # no copy of it can be read, and each will say why
+    begin = Slice(first, 0, min(HEAD, first.size))
+    return all(are_alike(begin, Slice(other, 0, begin.size)) for other in others)
+
+
 def _volume(assembly: Assembly, choice: _Choice, volume: LogicalVolume, below: Sequence[str]) -> Volume:
+    """The volume; its details list the UUIDs of the physical volumes that are not there."""
+    missing = [assembly.group.physical[key] for key in below if key not in choice[1]]
+    found = _found(assembly, choice, volume, below, [physical.absence for physical in missing])
+    uuids = ", ".join(physical.uuid for physical in missing)
+    return replace(found, details={**found.details, "missing": uuids}) if missing else found
+
+
+def _found(assembly: Assembly, choice: _Choice, volume: LogicalVolume, below: Sequence[str], missing: Sequence[str]) -> Volume:
     mapper, chosen = choice
     group = assembly.group
-    members = tuple(chosen[key].volume.id for key in below if key in chosen)
-    missing = [group.physical[key].uuid for key in below if key not in chosen]
+    used = {key: assembly.found[key] if len(below) > 1 else (chosen[key],) for key in below if key in chosen}
+    members = tuple(member.volume.id for key in used for member in used[key])
     try:
         if assembly.is_ambiguous:
             raise group.logical[volume.name].section.corrupt("two disks have different metadata of the same generation")
         mapped = mapper.volume(volume.name)
     except MntapiError as error:
         state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
-        notes = [f"PV {uuid} is missing" for uuid in missing]
-        state = VolumeState.INCOMPLETE if notes else state
+        state = VolumeState.INCOMPLETE if missing else state
         blocks = Missing(mapper.size(volume), str(error), hint=error.hint)
-        return _described(group, choice, volume, blocks, state, "; ".join([*notes, str(error)]), members)
+        return _described(group, choice, volume, blocks, state, "; ".join([*missing, str(error)]), members)
     return _placed(_mapped(assembly, choice, volume, mapped, members, below), choice, volume)
 
 
@@ -148,6 +171,9 @@ def _mapped(
     notes = list(mapped.notes)
     copies = [key for key in below if len(assembly.found[key]) > 1]
     told = [f"PV {assembly.group.physical[key].uuid} is there {len(assembly.found[key])} times" for key in copies]
+    if len(below) > 1:
+        names = [", ".join(member.volume.name for member in assembly.found[key]) for key in copies]
+        told = [f"{text}: {named} are alike, and the first is used" for text, named in zip(told, names, strict=True)]
     state = VolumeState.INCOMPLETE if notes else VolumeState.OK
     return _described(assembly.group, choice, volume, mapped.blocks, state, "; ".join([*notes, *told]) or None, members)
 

@@ -81,7 +81,8 @@ def layout_name(geometry: Geometry) -> str | None:
 
 
 def _raid1(geometry: Geometry, members: Members) -> Blocks:
-    return Mirrored([*members.values()] or [None], geometry.component)
+    missing: list[None] = [None] * (geometry.raid_disks - len(members))
+    return Mirrored([*members.values(), *missing], geometry.component)
 
 
 def _parity(layouts: Mapping[int, ParityLayout], parities: int) -> Callable[[Geometry, Members], Blocks]:

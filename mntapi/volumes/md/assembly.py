@@ -1,7 +1,9 @@
 """Who is a member of which array, and which of them are up to date.
 
 The superblock with the most events speaks for its array. A member is left out if its own is older (by more than the one event
-that a crash may leave between two members), or if the newest says that it failed; what is left out is told.
+that a crash may leave between two members), or if the newest says that it failed; what is left out is told. Of copies of one
+member, which a snapshot beside its original makes, the one with the most events is used. If they have as many, that is the one
+that was given first, provided that they hold the same.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mntapi.blocks import Slice
 from mntapi.types import Volume
+from mntapi.volumes.copies import are_alike
 from mntapi.volumes.md.superblock import Superblock
 
 _TOLERANCE = 1
@@ -39,6 +43,11 @@ class Assembly:
         """Places nobody has."""
         return [role for role in range(self.newest.geometry.raid_disks) if role not in self.members]
 
+    def left_out_of(self, role: int) -> list[Member]:
+        """The members that say they have that place, each UUID once, where nobody has it: stale ones, copies."""
+        found = {one.superblock.device_uuid: one for one in self.everyone if one.superblock.role == role}
+        return [member for uuid, member in found.items() if uuid is not None and role not in self.members]
+
 
 def assemble(members: Sequence[Member]) -> Iterator[Assembly]:
     """The arrays these are members of, each by its UUID and format."""
@@ -65,6 +74,8 @@ def _assemble(group: list[Member]) -> Assembly:
             by_role.setdefault(role, []).append(member)
     for role, candidates in sorted(by_role.items()):
         _take(assembly, role, candidates)
+    if newest.geometry.level == 1 and not assembly.members and by_role:
+        _take_one(assembly, *min(by_role.items()))
     return assembly
 
 
@@ -79,11 +90,44 @@ def _not_usable(own: Superblock, newest: Superblock) -> str | None:
     return None
 
 
-def _take(assembly: Assembly, role: int, candidates: list[Member]) -> None:
-    """Give a place in the array to the one member that has it; a copy of a member says the same as the member does."""
-    originals = [member for member in candidates if not member.superblock.is_replacement] or candidates
-    if len(originals) == 1:
-        assembly.members[role] = originals[0]
+def _take(assembly: Assembly, role: int, candidates: Sequence[Member]) -> None:
+    """Give a place in the array to the one member that has it, and say what becomes of its copies."""
+    first, *others = _copies(candidates)
+    if not others:
+        assembly.members[role] = first
         return
-    names = ", ".join(sorted(member.volume.id for member in originals))
-    assembly.left_out.append(f"{names} are copies of the same member {role}, and which is right cannot be told")
+    names = ", ".join(sorted(member.volume.id for member in (first, *others)))
+    rivals = [member for member in others if _age(member) == _age(first)]
+    if any(member.superblock.device_uuid != first.superblock.device_uuid for member in rivals):
+        assembly.left_out.append(f"{names} all say that they are member {role}, and which is right cannot be told")
+    elif not all(are_alike(_data(first), _data(member)) for member in rivals):
+        assembly.left_out.append(f"{names} are copies of the same member {role} and differ: which is right cannot be told")
+    else:
+        assembly.members[role] = first
+        copies = ", ".join(member.volume.id for member in others)
+        verb = "are copies" if len(others) > 1 else "is a copy"
+        assembly.left_out.append(f"{copies} {verb} of member {role}, of which {first.volume.id} is used")
+
+
+def _take_one(assembly: Assembly, role: int, candidates: Sequence[Member]) -> None:
+    """Use one member alone, of a mirror of nothing but copies that differ: it is the array as it was at some time."""
+    first, *_ = _copies(candidates)
+    assembly.members[role] = first
+    assembly.left_out.append(f"{first.volume.id} is used alone")
+
+
+def _copies(candidates: Sequence[Member]) -> list[Member]:
+    """The members that claim one place, the newest first, else as they were given; a replacement only if there is no other."""
+    originals = [member for member in candidates if not member.superblock.is_replacement]
+    return sorted(originals or candidates, key=_age, reverse=True)
+
+
+def _age(member: Member) -> tuple[int, int]:
+    return member.superblock.events, member.superblock.updated
+
+
+def _data(member: Member) -> Slice:
+    """What there is of its data."""
+    blocks, superblock = member.volume.blocks, member.superblock
+    start = min(superblock.data_offset, blocks.size)
+    return Slice(blocks, start, min(superblock.data_size, blocks.size - start))

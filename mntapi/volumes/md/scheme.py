@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mntapi.blocks import Missing
+from mntapi.blocks.writable import Unwritable
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import format_size
@@ -85,15 +86,26 @@ def _blocks(assembly: Assembly) -> tuple[Blocks, list[str]]:
             del assembly.members[role]
             assembly.left_out.append(f"{member.volume.id} cannot be used: {error}")
     blocks = build(assembly.newest.geometry, members)
+    why_not_written = _why_not_written(assembly)
+    blocks = Unwritable(blocks, why_not_written) if why_not_written else blocks
     unread = unrecorded(assembly.newest.geometry, members)
     return blocks, [unread] if unread else []
+
+
+def _why_not_written(assembly: Assembly) -> str | None:
+    """Why the array must not be written although all its members are there, or None."""
+    if any(member.superblock.is_replacement for member in assembly.everyone):
+        return "a member is being replaced, and what replaces it would not be written"
+    if assembly.newest.has_partial_parity_log and assembly.newest.synced is not None:
+        return "it was not shut down cleanly, and its log of partial parity would spoil what is written"
+    return None
 
 
 def _degraded(assembly: Assembly) -> list[str]:
     """What is missing of it."""
     newest = assembly.newest
     gone = assembly.missing
-    problems = [_missing(newest, gone)] if gone else []
+    problems = [_missing(assembly, gone)] if gone else []
     if gone and newest.geometry.level == 0:
         problems.append("its size, which is recorded nowhere, is taken to be that of the others")
     for role, member in sorted(assembly.members.items()):
@@ -111,13 +123,22 @@ def _degraded(assembly: Assembly) -> list[str]:
     return problems
 
 
-def _missing(newest: Superblock, roles: Sequence[int]) -> str:
-    """Which members are missing, the first few by number and, where it is known, the device they were."""
-    seen = newest.last_seen
-    named = [f"{role} (was device {seen[role]})" if role in seen else str(role) for role in roles[:_MAX_NAMED]]
+def _missing(assembly: Assembly, roles: Sequence[int]) -> str:
+    """Which members are missing, the first few with what is known of them. A superblock tells no UUID but its own."""
+    newest = assembly.newest
+    named = [_named(assembly, role) for role in roles[:_MAX_NAMED]]
     more = f" and {len(roles) - _MAX_NAMED} more" if len(roles) > _MAX_NAMED else ""
     words = ("members", "are") if len(roles) > 1 else ("member", "is")
-    return f"{words[0]} {', '.join(named)}{more} of {newest.geometry.raid_disks} {words[1]} missing"
+    return f"{words[0]} {', '.join(named)}{more} of {newest.geometry.raid_disks} {words[1]} missing from array {newest.uuid}"
+
+
+def _named(assembly: Assembly, role: int) -> str:
+    """A missing member by its place, with what tells its disk from others: ``1 (device number 4, was device 8:17)``."""
+    newest = assembly.newest
+    told = [f"device number {number}" for number, its_role in newest.roles.items() if its_role == role]
+    told += [f"UUID {member.superblock.device_uuid}" for member in assembly.left_out_of(role)]
+    told += [f"was device {newest.last_seen[role]}"] if role in newest.last_seen else []
+    return f"{role} ({', '.join(told)})" if told else str(role)
 
 
 def _details(assembly: Assembly) -> dict[str, str]:
@@ -129,6 +150,7 @@ def _details(assembly: Assembly) -> dict[str, str]:
         "chunk": format_size(geometry.chunk) if geometry.chunk and geometry.level != 1 else None,
         "metadata": newest.version,
         "members": f"{len(assembly.members)} of {geometry.raid_disks}",
+        "missing": ", ".join(_named(assembly, role) for role in assembly.missing[:_MAX_NAMED]),
         "spares": str(assembly.spares) if assembly.spares else None,
         "name": newest.name,
         "events": str(newest.events),

@@ -52,6 +52,8 @@ class Superblock:
     """Bytes of each member from which on parity and copies may differ, because it was not shut down cleanly; None: none."""
     is_replacement: bool = False
     is_journal: bool = False
+    has_partial_parity_log: bool = False
+    """After a crash Linux computes parity of what it says, which fits only what was on the members then."""
     bad_block_log: tuple[int, int, int] | None = None
     """Offset on the member and length, and the unit in which it counts, if there is anything in it."""
     unsupported: str | None = None

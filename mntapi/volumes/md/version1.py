@@ -24,6 +24,7 @@ _NONE = (1 << 64) - 1
 _JOURNAL = 0xFFFD
 
 _RECOVERY_OFFSET, _RESHAPE, _BAD_BLOCKS, _REPLACEMENT = 1 << 1, 1 << 2, 1 << 3, 1 << 4
+_PARTIAL_PARITY_LOGS = 1 << 8 | 1 << 11
 _HAS_JOURNAL, _RAID0_LAYOUT = 1 << 9, 1 << 12
 _KNOWN = (1 << 13) - 1
 """Feature bits: these are all that Linux has."""
@@ -129,6 +130,7 @@ def _superblock(fields: _Fields, version: str, offset: int, roles: tuple[int, ..
         synced=None if fields.resync_offset == _NONE else fields.resync_offset * SECTOR,
         is_replacement=bool(fields.features & _REPLACEMENT),
         is_journal=fields.number < len(roles) and roles[fields.number] == _JOURNAL,
+        has_partial_parity_log=bool(fields.features & _PARTIAL_PARITY_LOGS),
         bad_block_log=_log(fields, offset),
         unsupported=_unsupported(fields, roles),
     )

@@ -1,5 +1,5 @@
-"""Parity arithmetic on whole chunks, by ISA-L where it is installed, else by Python: sums are XOR of long integers, products a
-table look-up for every byte.
+"""Parity arithmetic: what a member held is a sum of others, each times a factor. By ISA-L where it is installed, else by
+Python: sums are XOR of long integers, products a table look-up for every byte.
 
 The field is GF(256) with the polynomial x^8 + x^4 + x^3 + x^2 + 1 (0x11d) and the generator 2.
 Source: H. Peter Anvin, "The mathematics of RAID-6", 2004-2011, sections 1 to 4.
@@ -7,10 +7,10 @@ Source: H. Peter Anvin, "The mathematics of RAID-6", 2004-2011, sections 1 to 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from functools import cache
 
-from mntapi.isal import library
+from mntapi.errors import Invalid
 from mntapi.volumes.raid import isal
 
 _POLYNOMIAL = 0x11D
@@ -29,7 +29,6 @@ def _powers() -> tuple[int, ...]:
 POWERS = _powers()
 """The generator to the power of the index."""
 
-_adder = isal.Adder()
 _LOGARITHMS = {power: exponent for exponent, power in enumerate(POWERS)}
 
 
@@ -38,41 +37,36 @@ def inverse(factor: int) -> int:
     return POWERS[-_LOGARITHMS[factor] % ORDER]
 
 
+def product(first: int, second: int) -> int:
+    """Of two numbers that are not 0."""
+    return POWERS[(_LOGARITHMS[first] + _LOGARITHMS[second]) % ORDER]
+
+
 @cache
 def _table(factor: int) -> bytes:
     """The products of every byte and ``factor``; at most 256 tables of 256 bytes are ever kept."""
-    shift = _LOGARITHMS[factor]
-    return bytes([0] + [POWERS[(_LOGARITHMS[byte] + shift) % ORDER] for byte in range(1, 256)])
+    return bytes([0] + [product(byte, factor) for byte in range(1, 256)])
 
 
-def multiply(column: bytes, factor: int) -> bytes:
-    """Every byte times ``factor``, which is not 0."""
-    if factor == 1:
-        return column
-    loaded = library() if len(column) >= isal.WORTH_IT and len(column) % isal.ALIGNMENT == 0 else None
-    return column.translate(_table(factor)) if loaded is None else isal.multiply(loaded, column, factor)
+def combine(factors: tuple[int, ...], columns: Sequence[memoryview], total: memoryview) -> None:
+    """The sum of the columns, each times its factor, into ``total``.
 
+    Args:
+        factors: none is 0.
+        columns: at least one, as many as factors, each as long as ``total``; writable, though they are only read.
+        total: overlaps none of them.
 
-def add(columns: Iterable[bytes | memoryview], length: int) -> bytes:
-    """The sum of columns of ``length`` bytes, zeros if there are none."""
-    total = bytearray(length)
-    add_into(columns, memoryview(total))
-    return bytes(total)
-
-
-def add_into(columns: Iterable[bytes | memoryview], total: memoryview) -> None:
-    """The same into ``total``, which may be one of the columns."""
-    summands = list(columns)
-    loaded = library() if len(total) >= isal.WORTH_IT and len(summands) > 1 else None
-    if loaded is not None:
-        _adder.add(loaded, summands, total)
+    Raises:
+        Invalid: their number or a length is wrong.
+    """
+    length = len(total)
+    if len(factors) != len(columns) or {*map(len, columns)} != {length}:
+        raise Invalid("columns of different lengths, or not one for each factor")
+    library = isal.library() if length >= isal.WORTH_IT else None
+    if library is not None:
+        library.combine(factors, columns, total)
         return
     number = 0
-    for column in summands:
-        number ^= int.from_bytes(column, "little")
-    total[:] = number.to_bytes(len(total), "little")
-
-
-def weighted(columns: Mapping[int, bytes], weights: Mapping[int, int]) -> Iterable[bytes]:
-    """Each column times the weight of the same key."""
-    return (multiply(column, weights[key]) for key, column in columns.items())
+    for factor, column in zip(factors, columns, strict=True):
+        number ^= int.from_bytes(column if factor == 1 else bytes(column).translate(_table(factor)), "little")
+    total[:] = number.to_bytes(length, "little")

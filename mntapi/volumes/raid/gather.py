@@ -1,4 +1,4 @@
-"""Reading many pieces of several members with few reads: neighbours on a member are read together and then put into place."""
+"""Reading many pieces of several members with few reads: neighbours are read at once, each piece straight to its place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from mntapi.blocks import read
+from mntapi.blocks.scatter import readv
 from mntapi.errors import MntapiError, ReadFailed
 from mntapi.types import Blocks
 from mntapi.units import KIB, MIB
@@ -14,11 +14,11 @@ from mntapi.units import KIB, MIB
 WINDOW = 4 * MIB
 """Bytes of an array that are worked on at a time, so that a large read does not need as much memory again."""
 
-_GAP = 64 * KIB
+_GAP = 16 * KIB
 """Bytes between two pieces that are read along, rather than asking twice: a chunk of parity between chunks of data."""
 
-_DIRECT = 64 * KIB
-"""A piece of at least this many bytes is read straight to where it belongs: copying it costs more than asking for it."""
+_NOWHERE = memoryview(bytearray(_GAP))
+"""Where they go to, whoever reads them."""
 
 UNIT = 4 * KIB
 """Bytes in the smallest piece that is given up for a bad sector; Linux computes parity in units of this size too."""
@@ -73,38 +73,48 @@ def gather(members: Sequence[Blocks | None], pieces: Iterable[Piece], buffer: me
         if member is None:
             failures += [Failure(piece, missing(index)) for piece in wanted]
             continue
-        for run in _runs(sorted(wanted, key=_BY_OFFSET)):
+        for run in _runs(wanted):
             failures += _read_run(member, run, buffer)
     return failures
 
 
-def _runs(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Ascending pieces of one member, grouped into what is read at once."""
-    run: list[Piece] = []
-    end = 0
-    for piece in pieces:
-        if run and (piece.offset - end > _GAP or piece.length >= _DIRECT):
-            yield run
-            run = []
-        run.append(piece)
-        end = piece.offset + piece.length
-    if run:
-        yield run
+def _runs(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    """Pieces of one member, grouped into what is read at once."""
+    if len(pieces) == 1:
+        yield pieces
+        return
+    pieces.sort(key=_BY_OFFSET)
+    first = 0
+    end = pieces[0].offset
+    for index, (_, offset, length, _) in enumerate(pieces):
+        if not 0 <= offset - end <= _GAP:
+            yield pieces[first:index]
+            first = index
+        end = offset + length
+    yield pieces[first:]
 
 
 def _read_run(member: Blocks, run: Sequence[Piece], buffer: memoryview) -> list[Failure]:
-    if len(run) > 1:
-        start = run[0].offset
-        try:
-            span = memoryview(read(member, start, run[-1].offset + run[-1].length - start))
-        except MntapiError:
-            return [failure for piece in run for failure in _read_run(member, [piece], buffer)]
-        for _, offset, length, position in run:
-            buffer[position : position + length] = span[offset - start : offset - start + length]
-        return []
-    (piece,) = run
     try:
-        member.readinto(piece.offset, buffer[piece.position : piece.position + piece.length])
+        if len(run) == 1:
+            ((_, offset, length, position),) = run
+            member.readinto(offset, buffer[position : position + length])
+        else:
+            readv(member, run[0].offset, run[-1].offset + run[-1].length - run[0].offset, _places(run, buffer))
     except MntapiError as error:
-        return [Failure(piece, error)]
+        if len(run) == 1:
+            return [Failure(run[0], error)]
+        return [failure for piece in run for failure in _read_run(member, [piece], buffer)]
     return []
+
+
+def _places(run: Sequence[Piece], buffer: memoryview) -> list[memoryview]:
+    """Where the bytes of a run go to, those of its gaps included."""
+    places = []
+    end = run[0].offset
+    for _, offset, length, position in run:
+        if offset > end:
+            places.append(_NOWHERE[: offset - end])
+        places.append(buffer[position : position + length])
+        end = offset + length
+    return places

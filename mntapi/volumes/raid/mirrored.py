@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 from mntapi.blocks import check_range, whole
+from mntapi.blocks.writable import Spread
 from mntapi.errors import MntapiError, ReadFailed
-from mntapi.types import Blocks, Extent, ExtentKind
+from mntapi.types import Blocks, Extent, ExtentKind, WritableBlocks
+from mntapi.volumes.raid.complete import all_present
 from mntapi.volumes.raid.gather import UNIT, Piece
 from mntapi.volumes.raid.striped import check_geometry, check_member
 
@@ -28,8 +31,10 @@ class Mirrored:
             if member is not None:
                 check_member(index, member, size)
         self.size = size
+        self._members = tuple(members)
         self._copies = [member for member in members if member is not None]
         self.sector_size = max((member.sector_size for member in self._copies), default=512)
+        self._turn = threading.Lock()
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         check_range(self.size, offset, len(buffer))
@@ -56,6 +61,14 @@ class Mirrored:
         """Those of the first copy."""
         check_range(self.size, offset, length)
         return self._copies[0].extents(offset, length) if self._copies else whole(offset, length, ExtentKind.DATA)
+
+    def writable(self) -> WritableBlocks:
+        """The same, to be written: all copies are. Raises Unsupported where one is missing, or cannot be."""
+        return Spread(self, all_present(self._members), self._places, turn=self._turn)
+
+    def _places(self, offset: int, length: int) -> Iterator[Piece]:
+        for index in range(len(self._members)):
+            yield Piece(index, offset, length, 0)
 
     def close(self) -> None:
         """Nothing to release: the members belong to somebody else."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mntapi.blocks import check_range
-from mntapi.errors import Invalid
-from mntapi.types import Blocks, Extent
+from mntapi.blocks.turns import Turns
+from mntapi.errors import Invalid, MntapiError
+from mntapi.types import Blocks, Extent, WritableBlocks
 from mntapi.volumes.raid import galois
+from mntapi.volumes.raid.complete import all_present
 from mntapi.volumes.raid.gather import Failure, Piece, gather, missing, windows
 from mntapi.volumes.raid.layout import ParityLayout, rows
+from mntapi.volumes.raid.parity_writer import ParityWriter
 from mntapi.volumes.raid.rebuild import Rebuild
 from mntapi.volumes.raid.sparse import Stripe, striped_extents
 from mntapi.volumes.raid.striped import check_geometry, check_member, chunks
@@ -52,21 +55,39 @@ class ParityArray:
         self._chunk = chunk
         self._rows = rows(layout, len(members))
         self._is_complete = len(members) - len(present) <= parities
+        self._rebuild = Rebuild(self._members, self._rows, chunk)
+        self._turns = Turns()
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
-        check_range(self.size, offset, len(buffer))
-        for start, count, position in windows(offset, len(buffer)):
-            self._read(list(self._pieces(start, count)), buffer[position : position + count])
+        length = len(buffer)
+        if offset < 0 or offset + length > self.size:
+            check_range(self.size, offset, length)
+        if 0 < length <= self._chunk - offset % self._chunk and self._read_chunk(offset, buffer):
+            return
+        for start, count, position in windows(offset, length):
+            self._turns.read(self._read, list(self._pieces(start, count)), buffer[position : position + count])
+
+    def _read_chunk(self, offset: int, buffer: memoryview) -> bool:
+        """Read or compute a part of one chunk; False if it takes more thought."""
+        number, within = divmod(offset, self._chunk)
+        row, index = divmod(number, len(self._rows[0].data))
+        place = self._rows[row % len(self._rows)].data[index]
+        member, within = self._members[place], row * self._chunk + within
+        if member is None:  # so nobody writes meanwhile: no array is written without all of its members
+            return self._rebuild.fill_small(place, within, buffer)
+        try:
+            member.readinto(within, buffer)
+        except MntapiError:
+            return False  # it is asked again along with the others, and its error raised if they cannot replace it
+        return True
 
     def _read(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
         there = [piece for piece in pieces if self._members[piece.member] is not None]
         failures = gather(self._members, there, buffer)
-        if len(there) < len(pieces):
-            failures += [Failure(piece, missing(piece.member)) for piece in pieces if self._members[piece.member] is None]
+        failed = {failure.piece for failure in failures}
+        failures += [Failure(piece, missing(piece.member)) for piece in pieces if self._members[piece.member] is None]
         if failures:
-            failed = {failure.piece for failure in failures}
-            known = [piece for piece in there if piece not in failed]
-            Rebuild(self._members, self._rows, self._chunk, known, buffer).fill(failures)
+            self._rebuild.fill(failures, [piece for piece in there if piece not in failed], buffer)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         check_range(self.size, offset, length)
@@ -78,6 +99,10 @@ class ParityArray:
         for number, within, size, position in chunks(chunk, offset, length):
             row, index = divmod(number, width)
             yield Piece(table[row % period].data[index], row * chunk + within, size, position)
+
+    def writable(self) -> WritableBlocks:
+        """The same, to be written, parity included. Raises Unsupported where a member is missing, or cannot be written."""
+        return ParityWriter(self, all_present(self._members), self._rows, self._chunk, self._read, self._turns)
 
     def close(self) -> None:
         """Nothing to release: the members belong to somebody else."""

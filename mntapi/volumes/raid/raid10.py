@@ -8,13 +8,16 @@ Source: ``raid10_find_phys``, ``calc_sectors`` and ``raid10_size`` in drivers/md
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from math import gcd
 
 from mntapi.blocks import check_range
+from mntapi.blocks.writable import Spread
 from mntapi.errors import Invalid
-from mntapi.types import Blocks, Extent
+from mntapi.types import Blocks, Extent, WritableBlocks
 from mntapi.units import align_up
+from mntapi.volumes.raid.complete import all_present
 from mntapi.volumes.raid.gather import UNIT, Failure, Piece, gather, windows
 from mntapi.volumes.raid.sparse import Stripe, striped_extents
 from mntapi.volumes.raid.striped import check_geometry, check_member, chunks
@@ -57,6 +60,7 @@ class Raid10:
         self._near, self._far = near, far
         self._rows_per_stripe = far if far_is_offset else 1
         self._far_rows = 1 if far_is_offset else rows
+        self._turn = threading.Lock()
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         check_range(self.size, offset, len(buffer))
@@ -113,6 +117,14 @@ class Raid10:
             row, member = divmod(number * self._near + near, count)
             for far in range(self._far):
                 yield (member + far * self._near) % count, row * self._rows_per_stripe + far * self._far_rows
+
+    def writable(self) -> WritableBlocks:
+        """The same, to be written: all copies are. Raises Unsupported where a member is missing, or cannot be."""
+        return Spread(self, all_present(self._members), self._all_copies, turn=self._turn)
+
+    def _all_copies(self, offset: int, length: int) -> Iterator[Piece]:
+        for number, within, size, position in chunks(self._chunk, offset, length):
+            yield from self._copies(number, within, size, position)
 
     def close(self) -> None:
         """Nothing to release: the members belong to somebody else."""

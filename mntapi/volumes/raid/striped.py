@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mntapi.blocks import check_range
+from mntapi.blocks.scatter import readv
+from mntapi.blocks.writable import Spread
 from mntapi.errors import Invalid
-from mntapi.types import Blocks, Extent
-from mntapi.volumes.raid.gather import Piece, gather, windows
+from mntapi.types import Blocks, Extent, WritableBlocks
+from mntapi.volumes.raid.gather import Piece, windows
 from mntapi.volumes.raid.sparse import Stripe, striped_extents
 
 
@@ -34,18 +36,30 @@ class Striped:
         self._chunk = chunk
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
-        length = len(buffer)
-        check_range(self.size, offset, length)
-        number, within = divmod(offset, self._chunk)
-        if within + length <= self._chunk:
+        length, chunk = len(buffer), self._chunk
+        if offset < 0 or offset + length > self.size:
+            check_range(self.size, offset, length)
+        number, within = divmod(offset, chunk)
+        if within + length <= chunk:
             row, index = divmod(number, len(self._members))
             if length:
-                self._members[index].readinto(row * self._chunk + within, buffer)
+                self._members[index].readinto(row * chunk + within, buffer)
             return
         for start, count, position in windows(offset, length):
-            failures = gather(self._members, self._pieces(start, count), buffer[position : position + count])
-            if failures:
-                raise min(failures, key=lambda failure: failure.piece.position).error
+            self._scatter(start, buffer[position : position + count])
+
+    def _scatter(self, offset: int, buffer: memoryview) -> None:
+        """Read each member once: its chunks lie side by side there, and ``stripe`` bytes apart in the buffer."""
+        chunk, count = self._chunk, len(self._members)
+        stripe = chunk * count
+        number, within = divmod(offset, chunk)
+        last = -(-(within + len(buffer)) // chunk)
+        for turn in range(min(count, last)):
+            row, index = divmod(number + turn, count)
+            start = turn * chunk - within
+            places = [buffer[max(0, at) : at + chunk] for at in range(start, len(buffer), stripe)]
+            skipped = max(0, -start)
+            readv(self._members[index], row * chunk + skipped, sum(map(len, places)), places)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         check_range(self.size, offset, length)
@@ -57,6 +71,10 @@ class Striped:
         for number, within, size, position in chunks(chunk, offset, length):
             row, index = divmod(number, count)
             yield Piece(index, row * chunk + within, size, position)
+
+    def writable(self) -> WritableBlocks:
+        """The same, to be written. Raises Unsupported where a member cannot be."""
+        return Spread(self, self._members, self._pieces)
 
     def close(self) -> None:
         """Nothing to release: the members belong to somebody else."""

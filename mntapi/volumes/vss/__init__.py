@@ -154,7 +154,7 @@ def _incomplete(base: _Base, copy: Copy, volume_name: str) -> Volume:
         blocks=Missing(min(copy.size, base.volume.size), missing, hint="give the disk with that volume as well: -d DISK"),
         state=VolumeState.INCOMPLETE,
         reason=missing,
-        details=_details(base, copy, None),
+        details={**_details(base, copy, None), "missing": str(base.header.storage)},
     )
 
 

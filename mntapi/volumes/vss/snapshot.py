@@ -11,23 +11,14 @@ contradicts it (blocks not in use), the latter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from mntapi.blocks import check_range, merged, shifted, whole
-from mntapi.blocks.zero import fill
+from mntapi.blocks.runs import Run, joined, read_runs
 from mntapi.errors import Corrupt
 from mntapi.types import Blocks, Extent, ExtentKind
 from mntapi.units import SECTOR
 from mntapi.volumes.vss.store import Store, Table, is_forward
 from mntapi.volumes.vss.structures import BLOCK
-
-
-class _Piece(NamedTuple):
-    """``length`` bytes at ``start`` of ``source``; zeros if that is None."""
-
-    source: Blocks | None
-    start: int
-    length: int
 
 
 class Snapshot:
@@ -45,23 +36,14 @@ class Snapshot:
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         check_range(self.size, offset, len(buffer))
-        done = 0
-        for source, start, length in _joined(self._pieces(offset, len(buffer))):
-            part = buffer[done : done + length]
-            if source is None:
-                fill(part)
-            else:
-                if start + length > source.size:
-                    raise Corrupt("vss: a block past the end of the volume", offset=start, expected=source.size, reason="vss")
-                source.readinto(start, part)
-            done += length
+        read_runs(map(_checked, self._runs(offset, len(buffer))), buffer)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         check_range(self.size, offset, length)
         return merged(self._extents(offset, length))
 
     def _extents(self, offset: int, length: int) -> Iterator[Extent]:
-        for source, start, count in _joined(self._pieces(offset, length)):
+        for source, start, count in joined(self._runs(offset, length)):
             if source is self._volume and start + count <= source.size:
                 yield from shifted(source.extents(start, count), offset - start)
             else:
@@ -71,7 +53,7 @@ class Snapshot:
     def close(self) -> None:
         """Nothing to release: the volume belongs to somebody else."""
 
-    def _pieces(self, offset: int, length: int) -> Iterator[_Piece]:
+    def _runs(self, offset: int, length: int) -> Iterator[Run]:
         """Where the range lies."""
         if self._tables is None:
             self._tables = tuple(store.table() for store in self._stores)
@@ -81,15 +63,15 @@ class Snapshot:
             block, skip = divmod(offset, BLOCK)
             source, start, until = self._find(tables, block)
             count = min(end, until * BLOCK) - offset
-            base = _Piece(source, start + skip, count)
-            overlays = tables[0].overlays.get(block, ())
+            base = Run(source, start + skip, count)
+            overlays = tables[0].overlays_of(block)
             yield from self._overlaid(overlays, base, skip) if overlays else (base,)
             offset += count
 
     def _find(self, tables: Sequence[Table], block: int) -> tuple[Blocks | None, int, int]:
         """Where a block lies without its overlays: source, offset there, and the block up to which the same goes on."""
-        until = tables[0].next_overlay(block + 1)
-        if block in tables[0].overlays:
+        until = tables[0].next_overlay(block)
+        if until == block:
             until = block + 1
         for index, table in enumerate(tables):
             target, following = table.find(block)
@@ -110,34 +92,20 @@ class Snapshot:
             target = found
         return self._stores[index].storage, target
 
-    def _overlaid(self, overlays: Sequence[tuple[int, int]], base: _Piece, skip: int) -> Iterator[_Piece]:
+    def _overlaid(self, overlays: Sequence[tuple[int, int]], base: Run, skip: int) -> Iterator[Run]:
         """A range inside one block, sector by sector from the topmost overlay that has it, or from the block itself."""
         storage, done = self._stores[0].storage, 0
         while done < base.length:
             sector, rest = divmod(skip + done, SECTOR)
             count = min(SECTOR - rest, base.length - done)
             stored = next((at for at, sectors in reversed(overlays) if sectors >> sector & 1), None)
-            yield (
-                _Piece(base.source, base.start + done, count)
-                if stored is None
-                else _Piece(storage, stored + skip + done, count)
-            )
+            source, at = (base.source, base.position) if stored is None else (storage, stored + skip)
+            yield Run(source, at + done, count)
             done += count
 
 
-def _joined(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
-    """Neighbours that lie one after the other in their source, as one."""
-    last: _Piece | None = None
-    for piece in pieces:
-        if (
-            last is not None
-            and last.source is piece.source
-            and (piece.source is None or last.start + last.length == piece.start)
-        ):
-            last = _Piece(last.source, last.start, last.length + piece.length)
-            continue
-        if last is not None:
-            yield last
-        last = piece
-    if last is not None:
-        yield last
+def _checked(run: Run) -> Run:
+    if run.source is not None and run.position + run.length > run.source.size:
+        what = "vss: a block past the end of the volume"
+        raise Corrupt(what, offset=run.position, expected=run.source.size, reason="vss")
+    return run

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
 from mntapi.blocks import read_clipped
 from mntapi.errors import Corrupt, Unsupported
@@ -31,6 +33,10 @@ _DESCRIPTORS_A_BLOCK = 508
 _BITS_A_BLOCK = (BLOCK - 128) * 8
 _FORWARD = 1
 """In a target, whose lowest bits are zero otherwise: it is where the block was moved to."""
+_GONE = 2
+"""Instead of a target, likewise: the block is as it was."""
+_POSITION_BITS = MAX_DESCRIPTORS.bit_length()
+_POSITION = (1 << _POSITION_BITS) - 1
 _NO_MORE = 1 << 62
 _CHANGE = {0: re.compile(b"[^\x00]"), 1: re.compile(b"[^\xff]")}
 
@@ -42,9 +48,12 @@ class Table:
 
     blocks: array[int]
     targets: array[int]
-    overlays: dict[int, tuple[tuple[int, int], ...]]
-    """By block: (offset on the storage, sectors as bits), the later ones on top."""
     overlaid: array[int]
+    """The blocks with overlays, as often as they have some; the next two go with it."""
+    overlays: array[int]
+    """Offsets on the storage."""
+    sectors: array[int]
+    """The sectors that are in the overlay, as bits."""
     unused: bytes
     """One bit a block; what it does not reach was in use. Empty where what was not in use reads as it is now."""
 
@@ -60,6 +69,11 @@ class Table:
         """The first block from this one on that has an overlay."""
         index = bisect_left(self.overlaid, block)
         return self.overlaid[index] if index < len(self.overlaid) else _NO_MORE
+
+    def overlays_of(self, block: int) -> list[tuple[int, int]]:
+        """The overlays of a block: (offset on the storage, sectors as bits), the later ones on top."""
+        part = slice(bisect_left(self.overlaid, block), bisect_right(self.overlaid, block))
+        return list(zip(self.overlays[part], self.sectors[part], strict=True))
 
     def unused_run(self, block: int) -> tuple[bool, int]:
         """Whether the block was not in use, and up to which block that is so (exclusive)."""
@@ -115,49 +129,79 @@ class Store:
 
 def _load(store: Store) -> Table:
     read: set[int] = set()
-    mapped, overlays = _replay(_descriptors(store, read))
-    numbers = array("Q", sorted(mapped))
+    log = _replay(_descriptors(store, read))
     unused = b""
     if store.copy.zero_fills:
         unused = _bitmap(store, store.place.bitmap, read)
         if store.place.previous_bitmap:
             unused = _both(unused, _bitmap(store, store.place.previous_bitmap, read))
     store.used.update(read)
+    last = _last_of_each(log.blocks, log.targets)
+    order = _by_block(log.overlaid)
     return Table(
-        blocks=numbers,
-        targets=array("Q", (mapped[number] for number in numbers)),
-        overlays={block: tuple(parts) for block, parts in overlays.items()},
-        overlaid=array("Q", sorted(overlays)),
+        blocks=array("Q", map(log.blocks.__getitem__, last)),
+        targets=array("Q", map(log.targets.__getitem__, last)),
+        overlaid=array("Q", map(log.overlaid.__getitem__, order)),
+        overlays=array("Q", map(log.overlays.__getitem__, order)),
+        sectors=array("I", map(log.sectors.__getitem__, order)),
         unused=unused,
     )
 
 
-def _replay(descriptors: Iterable[Descriptor]) -> tuple[dict[int, int], dict[int, list[tuple[int, int]]]]:
-    """What the descriptors amount to, taken in the order they were written: targets by block, and overlays by block.
+class _Log(NamedTuple):
+    """What the descriptors of a store amount to, in the order they were written: a later target of a block replaces an earlier
+    one, ``_GONE`` takes it away. In arrays: there may be millions."""
+
+    blocks: array[int]
+    targets: array[int]
+    overlaid: array[int]
+    overlays: array[int]
+    sectors: array[int]
+
+
+def _by_block(blocks: array[int]) -> list[int]:
+    """Positions in ``blocks``, ordered by what is there; where it is the same, by position."""
+    order = sorted([block << _POSITION_BITS | at for at, block in enumerate(blocks)])
+    return [both & _POSITION for both in order]
+
+
+def _last_of_each(blocks: array[int], targets: array[int]) -> array[int]:
+    """The last position of each block, in the order of the blocks, without those that were taken away."""
+    order = array("Q", _by_block(blocks))
+    kept = [at for at, following in pairwise(order) if blocks[at] != blocks[following]]
+    return array("Q", [at for at in (*kept, *order[-1:]) if targets[at] != _GONE])
+
+
+def _replay(descriptors: Iterable[Descriptor]) -> _Log:
+    """What the descriptors amount to.
 
     A block that was moved (defragmentation) is not saved: a forwarder says where it is now. When what is there is saved or
     moved later, that descriptor is for the block that was moved there. One that was moved back home needs none any more
     (libvshadow keeps the outdated forwarder then), and one that was moved to where it was is as before.
     """
-    mapped: dict[int, int] = {}
+    log = _Log(array("Q"), array("Q"), array("Q"), array("Q"), array("I"))
     moved: dict[int, int] = {}
-    overlays: dict[int, list[tuple[int, int]]] = {}
     for original, forward, stored, flags, sectors in descriptors:
         block = original // BLOCK
         if flags & OVERLAY:
-            overlays.setdefault(block, []).append((stored, sectors))
+            log.overlaid.append(block)
+            log.overlays.append(stored)
+            log.sectors.append(sectors)
             continue
         was_moved = block in moved
         block = moved.pop(block, block)
-        if not flags & FORWARDER:
-            mapped[block] = stored
-        elif forward // BLOCK == block:
-            if was_moved:
-                mapped.pop(block, None)
-        else:
-            mapped[block] = forward | _FORWARD
-            moved[forward // BLOCK] = block
-    return mapped, overlays
+        target = stored
+        if flags & FORWARDER:
+            target = forward | _FORWARD
+            if forward // BLOCK != block:
+                moved[forward // BLOCK] = block
+            elif was_moved:
+                target = _GONE
+            else:
+                continue
+        log.blocks.append(block)
+        log.targets.append(target)
+    return log
 
 
 def _descriptors(store: Store, read: set[int]) -> Iterator[Descriptor]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 from uuid import UUID
 
 from mntapi.errors import Corrupt
@@ -87,16 +86,10 @@ class Information:
     machine: str
 
 
-class Descriptor(NamedTuple):
-    """A block of the volume that was saved, or moved. Offsets in bytes."""
-
-    original: int
-    forward: int
-    """Where on the volume the block was moved to, if it is a ``FORWARDER``."""
-    stored: int
-    flags: int
-    sectors: int
-    """Which sectors of 512 bytes it holds, one a bit, if it is an ``OVERLAY``."""
+Descriptor = tuple[int, int, int, int, int]
+"""A block of the volume that was saved, or moved: its offset, where on the volume it was moved to if it is a ``FORWARDER``,
+where it is stored, flags, and, if it is an ``OVERLAY``, which sectors of 512 bytes it holds, one a bit. Offsets in bytes. No
+class: a store has a million of them."""
 
 
 def parse_header(content: bytes) -> VolumeHeader | None:
@@ -135,20 +128,23 @@ def parse_catalog(content: bytes) -> Iterator[Copy | Place]:
             yield Place(_uuid(guid), descriptors, header, bitmap, previous)
 
 
-def parse_descriptors(content: bytes, at: int) -> Iterator[Descriptor]:
+def parse_descriptors(content: bytes, at: int) -> list[Descriptor]:
     """The descriptors in a block of that list, whose header was taken off; unused ones are left out.
 
     Raises:
         Corrupt: one is not at the border of a block.
     """
     usable = len(content) - len(content) % _DESCRIPTOR.size
-    for number, found in enumerate(map(Descriptor._make, _DESCRIPTOR.iter_unpack(content[:usable]))):
-        if found.flags & _NOT_USED or not (found.stored or found.flags):
-            continue
-        if (found.original | found.stored | (found.forward if found.flags & FORWARDER else 0)) % BLOCK:
+    found: list[Descriptor] = [
+        one for one in _DESCRIPTOR.iter_unpack(content[:usable]) if not one[3] & _NOT_USED and (one[2] or one[3])
+    ]
+    for one in found:
+        original, forward, stored, flags, _ = one
+        if (original | stored | (forward if flags & FORWARDER else 0)) % BLOCK:
+            number = list(_DESCRIPTOR.iter_unpack(content[:usable])).index(one)
             place = at + _CONTENT + number * _DESCRIPTOR.size
-            raise Corrupt("vss: a descriptor of half a block", offset=place, found=tuple(found), reason="vss")
-        yield found
+            raise Corrupt("vss: a descriptor of half a block", offset=place, found=one, reason="vss")
+    return found
 
 
 def parse_information(content: bytes) -> Information:
