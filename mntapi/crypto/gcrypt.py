@@ -23,7 +23,10 @@ HINT = "install libgcrypt (package libgcrypt20)"
 _SONAME = "libgcrypt.so.20"
 _MINIMUM = b"1.8.0"
 """The first with XTS."""
-_DISABLE_SECMEM, _INITIALIZATION_FINISHED = 37, 38
+_INIT_SECURE_MEMORY, _NO_WARNING, _INITIALIZATION_FINISHED = 24, 27, 38
+_SECURE_MEMORY = 128 << 10
+"""Bytes of memory that is never swapped out: enough for some 40 keys. Those after them lie in other memory."""
+_SECURE = 1
 _ECB, _CBC, _XTS = 1, 3, 13
 _PBKDF2 = 34
 
@@ -65,7 +68,8 @@ def library() -> Library | None:
         _declare(each)
     if loaded.calls.gcry_check_version(_MINIMUM) is None:
         return None
-    loaded.calls.gcry_control(_DISABLE_SECMEM, 0)
+    loaded.calls.gcry_control(_NO_WARNING, 0)  # where the memory cannot be locked, it is used all the same
+    loaded.calls.gcry_control(_INIT_SECURE_MEMORY, _SECURE_MEMORY)
     loaded.calls.gcry_control(_INITIALIZATION_FINISHED, 0)
     return loaded
 
@@ -115,7 +119,8 @@ class _Cipher:
         if number is None or len(key) % keys:
             raise Corrupt("the key size does not fit the cipher", found=f"{len(key)} bytes for {cipher}")
         calls, handle = self._library.calls, ctypes.c_void_p()
-        _check(calls.gcry_cipher_open(ctypes.addressof(handle), number, mode, 0))
+        if calls.gcry_cipher_open(ctypes.addressof(handle), number, mode, _SECURE):
+            _check(calls.gcry_cipher_open(ctypes.addressof(handle), number, mode, 0))
         self._handle = handle.value
         self._free = weakref.finalize(self, calls.gcry_cipher_close, self._handle)
         self._lock = threading.Lock()

@@ -40,6 +40,12 @@ MAX_DISKS = 256
 _ASSEMBLED = frozenset({"ldm", "lvm", "md"})
 """Kinds of volumes of several parts: those that lack one are not written, whatever is left to read."""
 
+_PAIRED = {
+    "bcache": "its cache may be elsewhere, and would not know of the change",
+    "drbd": "its peer is elsewhere, and would not know of the change",
+}
+"""Kinds of volumes with another half on another machine or disk, and why they are not written."""
+
 OverlayOf = Callable[[int, Image], WritableBlocks]
 """(index of the disk, the original): the same disk, to be written. It owns the original's blocks."""
 
@@ -80,6 +86,8 @@ def _to_write(volume: Volume) -> WritableBlocks:
     """Raises Unsupported."""
     if volume.kind in _ASSEMBLED and volume.state is VolumeState.INCOMPLETE:
         raise Unsupported(volume.reason or volume.state.value, reason=REASON)
+    if volume.kind in _PAIRED:
+        raise Unsupported(_PAIRED[volume.kind], reason=REASON)
     return writable(volume.blocks)
 
 

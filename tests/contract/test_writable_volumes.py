@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import lzma
 import random
 import re
 import subprocess
@@ -303,3 +304,13 @@ def test_dynamic_disks(tmp_path: Path) -> None:
                         assert read(one.blocks, offset, len(content)) == content, (one.name, without)
                     is_lacking = without is not None and without.startswith(one.details["layout"])
                     assert is_lacking == (why_read_only(one) is not None)
+
+
+@pytest.mark.parametrize(("name", "why"), [("bcache-alone", "cache"), ("drbd-v09-current", "peer")])
+def test_half_of_a_pair_is_not_written(name: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    with lzma.open(GOLDEN / f"named/{name}.img.xz") as packed:
+        path.write_bytes(packed.read())
+    with opened([path]) as disk_set:
+        (volume,) = (one for one in disk_set.volumes if one.kind in ("bcache", "drbd"))
+        assert why in str(why_read_only(volume)) and volume_blocks(volume) is volume.blocks

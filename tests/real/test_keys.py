@@ -26,6 +26,7 @@ from contract import luks_builder
 from contract.luks_maker import ARGON2, PASSPHRASE, cryptsetup, needs_cryptsetup
 from contract.luks_maker import encrypted as make_encrypted
 from contract.make_disk import create_encrypted, need, run
+from mntapi.crypto import gcrypt
 from mntapi.units import MIB
 from real.conftest import Mntapi
 
@@ -354,6 +355,7 @@ def test_no_key_is_left_in_memory_when_a_set_is_closed(tmp_path: Path) -> None:
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == b"open\n"
         assert in_memory(process.pid, key[:32]) and in_memory(process.pid, key[32:])
+        assert gcrypt.library() is None or locked(process.pid) > 0
         process.stdin.write(b".")
         process.stdin.flush()
         assert process.stdout.readline() == b"closed\n"
