@@ -6,15 +6,14 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from typing import cast
 
 from mntapi.blocks import read_clipped
 from mntapi.errors import NotFound, Unsupported
-from mntapi.machines.libvirt import parse_domain
 from mntapi.machines.model import Machine
-from mntapi.machines.ovf import parse_ovf
 from mntapi.machines.settings import read_text
 from mntapi.machines.vmsd import read_snapshots
-from mntapi.machines.vmx import parse_vmx
 from mntapi.types import FileBlocks, Opener
 
 HEAD = 4096
@@ -24,8 +23,10 @@ Parser = Callable[[bytes, str], Machine]
 
 _VMX = re.compile(rb"^[ \t]*(config\.version|virtualhw\.version)[ \t]*=", re.IGNORECASE | re.MULTILINE)
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?(Envelope|domain|domstatus|VirtualBox|configuration)[\s>]")
-_BY_ROOT: dict[bytes, Parser] = {b"Envelope": parse_ovf, b"domain": parse_domain, b"domstatus": parse_domain}
-_BY_SUFFIX: dict[str, Parser] = {".vmx": parse_vmx, ".vmtx": parse_vmx, ".ovf": parse_ovf}
+_VMX_PARSER, _OVF_PARSER, _LIBVIRT_PARSER = "vmx.parse_vmx", "ovf.parse_ovf", "libvirt.parse_domain"
+"""Module and function, imported when a file is met that is one: reading XML is not what most sets need."""
+_BY_ROOT = {b"Envelope": _OVF_PARSER, b"domain": _LIBVIRT_PARSER, b"domstatus": _LIBVIRT_PARSER}
+_BY_SUFFIX = {".vmx": _VMX_PARSER, ".vmtx": _VMX_PARSER, ".ovf": _OVF_PARSER}
 _REFUSED = {".vmcx": "Hyper-V", ".vbox": "VirtualBox", ".vmsd": "VMware (snapshots)"}
 _HINT = "name its disks instead"
 
@@ -52,7 +53,7 @@ def read_machine(file: FileBlocks, opener: Opener | None = None) -> Machine:
         kind = _REFUSED.get(suffix, "unknown")
         raise Unsupported(f"is a machine file of a kind that is not read: {kind}", path=file.path, hint=_HINT,
                           reason="machine-kind")  # fmt: skip
-    machine = parser(read_text(file, file.path), file.path)
+    machine = _load(parser)(read_text(file, file.path), file.path)
     if machine.kind != "vmx" or opener is None:
         return machine
     name = os.path.splitext(os.path.basename(file.path))[0] + ".vmsd"
@@ -66,14 +67,19 @@ def read_machine(file: FileBlocks, opener: Opener | None = None) -> Machine:
         snapshots.close()
 
 
-def _parser(head: bytes, name: str) -> Parser | None:
+def _load(parser: str) -> Parser:
+    module, _, function = parser.partition(".")
+    return cast(Parser, getattr(import_module(f"mntapi.machines.{module}"), function))
+
+
+def _parser(head: bytes, name: str) -> str | None:
     plain = head.replace(b"\0", b"")  # UTF-16
     text_only = head.count(b"\0") * 2 <= len(head)
     if text_only and plain.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<"):
         match = _ROOT.search(plain)
         return _BY_ROOT.get(match[1]) if match else None
     if text_only and b"\0" not in head and _VMX.search(head):
-        return parse_vmx
+        return _VMX_PARSER
     return _BY_SUFFIX.get(_suffix(name)) if head and b"\0" not in head else None
 
 

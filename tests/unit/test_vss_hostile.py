@@ -16,6 +16,7 @@ from mntapi.blocks import Fault, HostFile, read
 from mntapi.errors import Corrupt, MntapiError, ReadFailed, Unsupported
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.volumes import vss
+from mntapi.volumes.vss import scheme
 from mntapi.volumes.vss import store as store_module
 from mntapi.volumes.vss.structures import HEADER_AT, parse_block, parse_header
 
@@ -108,7 +109,7 @@ def test_a_catalog_that_goes_in_circles(find) -> None:
 
 
 def test_a_catalog_without_end(find, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vss, "MAX_CATALOG_BLOCKS", 1)
+    monkeypatch.setattr(scheme, "MAX_CATALOG_BLOCKS", 1)
     base, copy = find(made((_CATALOG_AT + NEXT, struct.pack("<Q", 9 * BLOCK))))
     assert "more than 1 blocks" in base.details["vss"]
     assert copy.kind == "vss"

@@ -15,15 +15,10 @@ from typing import Any
 from mntapi.crypto.derivation import is_equal
 from mntapi.errors import Corrupt, MntapiError, Unsupported
 from mntapi.types import Blocks
-from mntapi.units import KIB
 from mntapi.volumes.luks import metadata
 from mntapi.volumes.luks.header import Header, Place, known_uuid
 from mntapi.volumes.luks.scheme import HEAD as BINARY_LENGTH
-from mntapi.volumes.luks.scheme import MAGIC
-
-SECOND_MAGIC = b"SKUL\xba\xbe"
-SIZES = tuple((16 * KIB) << step for step in range(9))
-"""Bytes that one copy may have, 16 KiB to 4 MiB; the second lies behind the first."""
+from mntapi.volumes.luks.scheme import MAGIC, SECOND_MAGIC, SIZES
 
 _BINARY = struct.Struct(">6sHQQ48s32s64s40s48sQ184x64s")
 _CHECKSUM_AT = 448

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mntapi.blocks import read_clipped
 from mntapi.keys import KeyKind, Keys, Secret
 from mntapi.types import Volume
+from mntapi.units import KIB
 
 if TYPE_CHECKING:
     from mntapi.volumes.luks.container import Containers
@@ -16,6 +17,9 @@ NAME = "luks"
 MAGIC = b"LUKS\xba\xbe"
 HEAD = 4096
 """Bytes of the binary part of a LUKS2 header; that of LUKS1 is shorter."""
+SECOND_MAGIC = b"SKUL\xba\xbe"
+SIZES = tuple((16 * KIB) << step for step in range(9))
+"""Bytes that one copy of a LUKS2 header may have, 16 KiB to 4 MiB; the second lies behind the first."""
 _VERSIONS = (b"\0\1", b"\0\2")
 
 
@@ -60,6 +64,8 @@ class Luks:
 
 def _has_second_copy(volume: Volume) -> bool:
     """Whether the first header was wiped and the second, which version 2 has, is there as a whole."""
+    if all(read_clipped(volume.blocks, at, len(SECOND_MAGIC)) != SECOND_MAGIC for at in SIZES):
+        return False
     from mntapi.volumes.luks import luks2
 
     return luks2.has_second_copy(volume.blocks)
