@@ -90,6 +90,10 @@ class ReadFailed(MntapiError):
     errno = errno.EIO
 
 
+AWAY = frozenset({"unreachable", "dropped", "timeout", "server-busy", "server-refused", "tls"})
+"""Reasons of a ReadFailed that is about the server which has the bytes and not about them: later it may give them."""
+
+
 class Unsupported(MntapiError):
     """Understood, and not something this version reads. Never answered with zeros instead."""
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import enum
 import os
-import stat
 import struct
 from typing import NamedTuple
 
 from mntapi.errors import Unsupported
-from mntapi.types import Capacity, FileKind, Node
+from mntapi.filesystems.kinds import MODE_BITS
+from mntapi.types import Capacity, Node
 from mntapi_fuse.operations import Attributes, DirEntry
 
 MAJOR = 7
@@ -176,15 +176,6 @@ _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 _SIZE_MAX = (1 << 63) - 1
 _NS = 1_000_000_000
-_TYPES = {
-    FileKind.FILE: stat.S_IFREG,
-    FileKind.DIRECTORY: stat.S_IFDIR,
-    FileKind.SYMLINK: stat.S_IFLNK,
-    FileKind.FIFO: stat.S_IFIFO,
-    FileKind.SOCKET: stat.S_IFSOCK,
-    FileKind.CHAR_DEVICE: stat.S_IFCHR,
-    FileKind.BLOCK_DEVICE: stat.S_IFBLK,
-}
 _NO_ENTRY = (0, 0, 0, 0, 0, 0)
 
 
@@ -225,7 +216,7 @@ def pack_init(init: Init, reply: memoryview, *, max_write: int = PAGE) -> int:
 
 def mode_of(node: Node) -> int:
     """``st_mode``: type and permission bits."""
-    return _TYPES[node.kind] | node.mode & 0o7777
+    return MODE_BITS[node.kind] | node.mode & 0o7777
 
 
 def _attr(node: Node) -> tuple[int, ...]:
@@ -244,7 +235,7 @@ def _attr(node: Node) -> tuple[int, ...]:
         atime_ns,
         mtime_ns,
         ctime_ns,
-        _TYPES[node.kind] | node.mode & 0o7777,
+        MODE_BITS[node.kind] | node.mode & 0o7777,
         min(node.links, _U32),
         node.uid & _U32,
         node.gid & _U32,
@@ -319,7 +310,7 @@ def pack_dirent(entry: DirEntry, position: int, reply: memoryview, at: int, limi
     if end > limit:
         return at
     node = entry.attributes.node
-    DIRENT.pack_into(reply, at, node.inode & _U64, position, len(name), _TYPES[node.kind] >> 12)
+    DIRENT.pack_into(reply, at, node.inode & _U64, position, len(name), MODE_BITS[node.kind] >> 12)
     _put_name(name, reply, at + DIRENT.size, end)
     return end
 

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mntapi.errors import Corrupt, NotFound
+from mntapi.errors import AWAY, Corrupt, MntapiError, NotFound, ReadFailed, Unsupported
 from mntapi.filesystems.names import DAMAGED, UNREADABLE
-from mntapi.types import Blocks, Capacity, Entry, FileKind, FileSystem, Node
+from mntapi.types import Blocks, Capacity, Entry, Extent, FileKind, FileSystem, Node
 from mntapi_fuse.operations import ROOT, Attributes, DirEntry, NoAttribute
 from mntapi_fuse.protocol import NAME_MAX, TARGET_MAX
 
 MAX_NODES = 4096
 """Nodes remembered, so that what was just listed or looked up need not be read again to be opened. About 2 MiB."""
 REASON = "user.mntapi.reason"
-"""The extended attribute that says why a file's contents cannot be read."""
+"""The extended attribute that says why a file's contents cannot be read. It is listed where that is known without trying, or
+since somebody tried; asked for by name, it is found out by opening the file, which reads none of its contents."""
 
 _FIRST = 2
 """Node number of inode 0."""
@@ -53,6 +54,8 @@ class TreeFs:
         self._filesystem = filesystem
         self._root = filesystem.root
         self._nodes: dict[int, Node] = {}
+        self._failures: dict[int, str] = {}
+        """Why reading failed, by node number."""
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
         directory, text = self._node(parent), os.fsdecode(name)
@@ -70,11 +73,27 @@ class TreeFs:
         return Attributes(node, _with_inode(self._node(node)))
 
     def readdir(self, node: int) -> Iterator[DirEntry]:
-        for entry in self._filesystem.scan(self._node(node)):
-            yield DirEntry(_shown_name(entry), self._show(entry.node))
+        try:
+            for entry in self._filesystem.scan(self._node(node)):
+                yield DirEntry(_shown_name(entry), self._show(entry.node))
+        except MntapiError as error:
+            self._failed(node, error)
+            raise
 
     def open(self, node: int) -> Blocks:
-        return self._filesystem.open(self._node(node))
+        try:
+            return _Watched(self._filesystem.open(self._node(node)), lambda error: self._failed(node, error))
+        except MntapiError as error:
+            self._failed(node, error)
+            raise
+
+    def _failed(self, node: int, error: MntapiError) -> None:
+        """Remember why, if it is about what is on the disk: a server that is away may be back for the next read."""
+        if not isinstance(error, Corrupt | ReadFailed | Unsupported) or error.reason in AWAY:
+            return
+        if len(self._failures) >= MAX_NODES:
+            self._failures.clear()
+        self._failures[node] = error.reason or _slug(error)
 
     def readlink(self, node: int) -> bytes:
         target = os.fsencode(self._filesystem.readlink(self._node(node)))
@@ -88,10 +107,21 @@ class TreeFs:
         return self._filesystem.capacity()
 
     def getxattr(self, node: int, name: bytes) -> bytes:
-        value = self._xattrs(node).get(os.fsdecode(name))
+        text = os.fsdecode(name)
+        value = self._xattrs(node).get(text)
+        if value is None and text == REASON and self._node(node).kind is FileKind.FILE:
+            value = self._why_not_open(node)
         if value is None:
-            raise NoAttribute("no such attribute", path=os.fsdecode(name))
+            raise NoAttribute("no such attribute", path=text)
         return value
+
+    def _why_not_open(self, node: int) -> bytes | None:
+        try:
+            self.open(node).close()
+        except MntapiError:
+            reason = self._failures.get(node)
+            return None if reason is None else os.fsencode(reason)
+        return None
 
     def listxattr(self, node: int) -> Sequence[bytes]:
         return [os.fsencode(name) for name in self._xattrs(node)]
@@ -99,7 +129,8 @@ class TreeFs:
     def _xattrs(self, number: int) -> Mapping[str, bytes]:
         node = self._node(number)
         found = {} if number & _STAND_IN else self._filesystem.xattrs(node)
-        return found if node.reason is None else {**found, REASON: os.fsencode(node.reason)}
+        reason = node.reason or self._failures.get(number)
+        return found if reason is None else {**found, REASON: os.fsencode(reason)}
 
     def _node(self, number: int) -> Node:
         """The node of that number: remembered, read, or told by the number itself."""
@@ -130,6 +161,32 @@ class TreeFs:
         if len(self._nodes) >= MAX_NODES:
             self._nodes.clear()
         self._nodes[number] = node
+
+
+class _Watched:
+    """A file's contents; what reading them fails with is told as well."""
+
+    def __init__(self, inner: Blocks, tell: Callable[[MntapiError], None]) -> None:
+        self._inner = inner
+        self._tell = tell
+        self.size = inner.size
+        self.sector_size = inner.sector_size
+        self.extents: Callable[[int, int], Iterator[Extent]] = inner.extents
+        self.close = inner.close
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        try:
+            self._inner.readinto(offset, buffer)
+        except MntapiError as error:
+            self._tell(error)
+            raise
+
+
+def _slug(error: MntapiError) -> str:
+    """A reason for errors that carry none."""
+    if isinstance(error, Corrupt):
+        return DAMAGED
+    return UNREADABLE if isinstance(error, ReadFailed) else "unsupported"
 
 
 def _with_inode(node: Node) -> Node:

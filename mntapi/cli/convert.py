@@ -10,12 +10,15 @@ import click
 from mntapi.cli.arguments import SetArguments, json_option, takes_source
 from mntapi.cli.output import complain, emit, emit_json, shown
 from mntapi.cli.progress import progress_bar
-from mntapi.cli.selection import disk_at, disk_index_option
+from mntapi.cli.selection import disk_at, disk_index_option, tell_ciphertext
 from mntapi.errors import Corrupt
 from mntapi.export import FORMATS, Converted, ConvertOptions, convert
 from mntapi.session.diskset import DiskSet
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import format_size
+
+_ASSEMBLED = frozenset({"ldm", "lvm", "md"})
+"""Kinds of volumes of several parts, which have their full size whatever is missing."""
 
 
 @click.command("convert", short_help="Write a disk to a new file: raw, qcow2, vmdk-stream, vhdx.")
@@ -60,15 +63,17 @@ def _source(disk_set: DiskSet, disk_index: int | None, volume: str | None) -> Bl
     if volume is not None:
         if disk_index is not None:
             raise click.UsageError("--disk-index and --volume exclude each other")
-        return _whole(disk_set.volume(volume)).blocks
+        chosen = _whole(disk_set.volume(volume))
+        tell_ciphertext(chosen)
+        return chosen.blocks
     if disk_index is None and len(disk_set.disks) > 1:
         raise click.UsageError("SET has several disks: choose one with --disk-index, or a volume with --volume")
     return disk_at(disk_set, disk_index or 0).blocks
 
 
 def _whole(volume: Volume) -> Volume:
-    """The volume, unless bytes of it are missing: a copy would pass for a whole one."""
-    if volume.state is VolumeState.INCOMPLETE:
+    """The volume, unless it was cut off: a copy would pass for a whole one. One that lacks a member fails where it is read."""
+    if volume.state is VolumeState.INCOMPLETE and volume.kind not in _ASSEMBLED:
         raise Corrupt(f"volume {volume.name} is not whole: {volume.reason}", hint="the disk it is on can be converted")
     return volume
 

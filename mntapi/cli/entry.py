@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
+from contextlib import suppress
 
 _SECRET = re.compile(r"^(?:--key=)?.+?:recovery=(.+)$|^(?:[^/]*=)?https?://[^/@]*?:([^/@]+)@")
 
@@ -13,10 +15,16 @@ def main() -> None:
     """Entry point of the installed command."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _hide_secrets()
-    from mntapi.cli.main import run
+    from mntapi.cli.main import INTERRUPTED, run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(run())
+    code = run()
+    if code == INTERRUPTED:
+        # CPython would end by SIGINT after all where Ctrl-C came while a module was imported, although it was handled.
+        with suppress(OSError):  # its reader was interrupted too
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _hide_secrets() -> None:

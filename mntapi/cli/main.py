@@ -33,7 +33,8 @@ VERBS = {
 }
 """Verb -> module, imported on use so that each starts as fast as it can."""
 
-OK, FAILED, USAGE, PARTIAL, NOT_FOUND, BUSY, DENIED, UNSUPPORTED, CORRUPT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 8, 130
+OK, FAILED, USAGE, PARTIAL, NOT_FOUND, BUSY, DENIED, UNSUPPORTED, CORRUPT, AWAY = range(10)
+INTERRUPTED = 130
 EXIT_CODES = (
     (OK, "fine"),
     (FAILED, "failed: the system or a program we need did not work"),
@@ -44,6 +45,7 @@ EXIT_CODES = (
     (DENIED, "permission denied, by the system or by a safety rule"),
     (UNSUPPORTED, "understood, and not read by this version"),
     (CORRUPT, "damaged: bytes that contradict their format, or cannot be read"),
+    (AWAY, "no server: it cannot be reached, is too busy, or refuses to serve; another time it may"),
     (INTERRUPTED, "interrupted (Ctrl-C); what was begun has been undone"),
 )
 _EXIT_BY_ERROR = (
@@ -63,8 +65,9 @@ _HINTS = {
     NOT_FOUND: "mntapi info shows disks and volumes, mntapi ls what is in a folder",
     BUSY: "mntapi ps shows what is mounted",
     DENIED: "run as root, or as the owner of the files",
-    UNSUPPORTED: "mntapi info shows what can be read; --layout blocks presents the rest as it is",
+    UNSUPPORTED: "mntapi info shows what can be read; mntapi mount --layout blocks presents the rest as it is",
     CORRUPT: "the rest of the disk stays readable; another backup may have what is damaged here",
+    AWAY: "is the server running, and may this host speak to it? The disk itself may be whole",
 }
 """What to do next, where the error itself does not say."""
 
@@ -132,10 +135,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def report(error: errors.MntapiError) -> int:
     """Print an error and its hint; returns the exit code it stands for."""
-    code = next((code for kind, code in _EXIT_BY_ERROR if isinstance(error, kind)), FAILED)
+    code = _code_of(error)
     complain(f"error: {error}")
     complain(f"hint: {error.hint or _HINTS[code]}")
     return code
+
+
+def _code_of(error: errors.MntapiError) -> int:
+    if isinstance(error, errors.ReadFailed) and error.reason in errors.AWAY:
+        return AWAY
+    return next((code for kind, code in _EXIT_BY_ERROR if isinstance(error, kind)), FAILED)
 
 
 def _usage(error: click.ClickException) -> int:

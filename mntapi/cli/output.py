@@ -16,17 +16,9 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from typing import TextIO
 
-from mntapi.types import FileKind, Node
+from mntapi.filesystems.kinds import MODE_BITS
+from mntapi.types import Node
 
-_KIND_BITS = {
-    FileKind.FILE: stat.S_IFREG,
-    FileKind.DIRECTORY: stat.S_IFDIR,
-    FileKind.SYMLINK: stat.S_IFLNK,
-    FileKind.FIFO: stat.S_IFIFO,
-    FileKind.SOCKET: stat.S_IFSOCK,
-    FileKind.CHAR_DEVICE: stat.S_IFCHR,
-    FileKind.BLOCK_DEVICE: stat.S_IFBLK,
-}
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories that move, hide or reorder what a terminal shows."""
@@ -75,7 +67,7 @@ def complain(text: str) -> None:
 
 def mode_text(node: Node) -> str:
     """``drwxr-xr-x``."""
-    return stat.filemode(_KIND_BITS[node.kind] | node.mode)
+    return stat.filemode(MODE_BITS[node.kind] | node.mode)
 
 
 def time_text(time_ns: int) -> str:

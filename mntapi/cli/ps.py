@@ -27,6 +27,9 @@ def command(as_json: bool) -> None:
         emit(line)
     if any(status.state == "dead" for status in found):
         emit("\ndead: the worker or the mount is gone; 'mntapi clean' removes what is left")
+    for status in found:
+        if status.state == "impaired":
+            emit(f"\n{status.record.id} is impaired: {status.reason}")
 
 
 _MAX_DISKS = 2
@@ -60,6 +63,7 @@ def _as_object(status: Status) -> dict[str, Any]:
         "id": record.id,
         "mountpoint": record.mountpoint,
         "state": status.state,
+        "reason": status.reason,
         "pid": record.worker.pid if record.worker else None,
         "memory": status.memory,
         "created": record.created,

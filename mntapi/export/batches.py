@@ -15,8 +15,9 @@ from mntapi.units import KIB, MIB, align_down, align_up
 BATCH = 2 * MIB
 """Bytes read before they are handed on: a multiple of every unit."""
 MAX_UNIT = 64 * KIB
-_AHEAD = 2
-"""Batches that are read while one is being written; more brought nothing."""
+_AHEAD = 6
+"""Batches that are read while one is being written. On an idle host two are enough; where processors are busy, each side runs
+for some milliseconds at a time, and should have enough to do."""
 _ZEROS = bytes(MAX_UNIT)
 
 

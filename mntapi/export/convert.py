@@ -90,15 +90,15 @@ def _write(
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compress"))
         digest = stack.enter_context(Digest()) if options.sha256 else None
-        writer = format_.writer(Target(file, disk.size, disk.sector_size, options.compression, pool))
-        _pump(disk, format_.unit, writer, digest, progress)
+        writer = format_.load()(Target(file, disk.size, disk.sector_size, options.compression, pool))
+        _pump(disk, writer, digest, progress)
         writer.finish()
         return digest.finish(disk.size) if digest else None
 
 
-def _pump(disk: Blocks, unit: int, writer: Writer, digest: Digest | None, progress: Callable[[int], None]) -> None:
+def _pump(disk: Blocks, writer: Writer, digest: Digest | None, progress: Callable[[int], None]) -> None:
     done = 0
-    with closing(batches(disk, unit)) as source:
+    with closing(batches(disk, writer.unit)) as source:
         for batch in source:
             hashing = digest.add(batch) if digest else None
             writer.write(batch)

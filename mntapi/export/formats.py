@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import cast
 
 from mntapi.errors import Invalid
-from mntapi.export import qcow2, raw, vhdx, vmdk_stream
 from mntapi.export.writer import Target, Writer
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One row: what it is called, who writes it, and in units of how many bytes."""
+    """One row: what it is called, and who writes it, as ``module:class``."""
 
     name: str
-    writer: Callable[[Target], Writer]
-    unit: int
+    writer: str
     whole_sectors: bool = True
     """A disk that ends within a sector is filled up with zeros."""
     compressions: tuple[str, ...] = ()
 
+    def load(self) -> Callable[[Target], Writer]:
+        """Who writes it, imported on first use: most commands write one format or none."""
+        module, _, name = self.writer.partition(":")
+        return cast(Callable[[Target], Writer], getattr(import_module(module), name))
+
 
 FORMATS = (
-    Format("raw", raw.RawWriter, raw.UNIT, whole_sectors=False),
-    Format("qcow2", qcow2.Qcow2Writer, qcow2.CLUSTER, compressions=("zlib", "zstd")),
-    Format("vmdk-stream", vmdk_stream.VmdkStreamWriter, vmdk_stream.GRAIN),
-    Format("vhdx", vhdx.VhdxWriter, vhdx.UNIT),
+    Format("raw", "mntapi.export.raw:RawWriter", whole_sectors=False),
+    Format("qcow2", "mntapi.export.qcow2:Qcow2Writer", compressions=("zlib", "zstd")),
+    Format("vmdk-stream", "mntapi.export.vmdk_stream:VmdkStreamWriter"),
+    Format("vhdx", "mntapi.export.vhdx:VhdxWriter"),
 )
 
 

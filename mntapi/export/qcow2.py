@@ -32,6 +32,8 @@ _ZSTD_LEVEL = 3
 class Qcow2Writer:
     """See ``mntapi.export.writer.Writer``."""
 
+    unit = CLUSTER
+
     def __init__(self, target: Target) -> None:
         self._file = target.file
         self._size = target.size

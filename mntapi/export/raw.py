@@ -13,6 +13,8 @@ UNIT = 4 * KIB
 class RawWriter:
     """See ``mntapi.export.writer.Writer``."""
 
+    unit = UNIT
+
     def __init__(self, target: Target) -> None:
         self._file = target.file
         self._file.resize(target.size)  # first: a file system that has no such files says so at once

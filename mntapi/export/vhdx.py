@@ -55,6 +55,8 @@ _IS_DISK, _IS_REQUIRED = 2, 4
 class VhdxWriter:
     """See ``mntapi.export.writer.Writer``."""
 
+    unit = UNIT
+
     def __init__(self, target: Target) -> None:
         if target.size > MAX_DISK_SIZE:
             raise Unsupported(

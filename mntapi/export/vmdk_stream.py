@@ -40,6 +40,8 @@ _HEADS, _SECTORS_PER_TRACK, _MAX_CYLINDERS = 255, 63, 65535
 class VmdkStreamWriter:
     """See ``mntapi.export.writer.Writer``."""
 
+    unit = GRAIN
+
     def __init__(self, target: Target) -> None:
         grains = -(-target.size // GRAIN)
         if grains > MAX_GRAINS:

@@ -29,6 +29,10 @@ class Target:
 class Writer(Protocol):
     """Writes one format. Batches come in order; what they leave out is zeros."""
 
+    @property
+    def unit(self) -> int:
+        """Bytes that are stored together; pieces of batches are cut at multiples of it."""
+
     def write(self, batch: Batch) -> None:
         """Write the data of a batch. Raises Failed, or Unsupported where the format has no room for more."""
 

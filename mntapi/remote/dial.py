@@ -44,7 +44,9 @@ def look_up(endpoint: Endpoint) -> Addresses:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
-            raise NotFound(f"there is no host {endpoint.host!r}") from error
+            raise NotFound(
+                f"there is no host {endpoint.host!r}", hint="is the URL right, and does this host's resolver know the name?"
+            ) from error
         raise ConnectionLost(
             f"the host {endpoint.host!r} cannot be looked up: {error.strerror}",
             hint="no name server answers; an address instead of the name does without",
@@ -85,7 +87,7 @@ def dial(endpoint: Endpoint, *, look_up: LookUp = look_up) -> socket.socket:
             return _connected(socket.AF_UNIX, endpoint.socket, CONNECT_TIMEOUT_S)
         return _dial_tcp(look_up(endpoint))
     except FileNotFoundError as error:
-        raise NotFound(f"there is no socket {endpoint.socket!r}") from error
+        raise NotFound(f"there is no socket {endpoint.socket!r}", hint="is the server running?") from error
     except PermissionError as error:
         raise Denied("connecting is not permitted here", hint="neither by a firewall, nor once a worker is confined") from error
     except OSError as error:

@@ -167,11 +167,19 @@ def refusal(status: int) -> MntapiError:
             "the web server wants a user and a password", hint="write http://USER:PASSWORD@HOST/...", found="status 401"
         )
     if status == 403:
-        return Denied("the web server forbids it", found="status 403")
+        return Denied(
+            "the web server forbids it",
+            hint="the user, or the signature in the URL, may not read it; signatures expire",
+            found="status 403",
+        )
     if status in (404, 410):
-        return NotFound("no such file on the web server", found=f"status {status}")
-    kind = ServerBusy if status in RETRIED else ReadFailed
-    return kind(f"the web server answered with status {status}")
+        return NotFound("no such file on the web server", found=f"status {status}", hint="is the URL right?")
+    what = f"the web server answered with status {status}"
+    if status in RETRIED:
+        return ServerBusy(what, hint="the server is too busy or broken just now; try again later", reason="server-busy")
+    if status >= 400 and status != 416:  # 416: it denies a range of a file that it says is longer
+        return ReadFailed(what, hint="the server does not serve this; its log may say why", reason="server-refused")
+    return ReadFailed(what)
 
 
 def request_headers(url: Url, origin: Url, version: Version | None, offset: int, length: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mntapi.errors import Busy, Corrupt, Denied, MntapiError, NotFound, ReadFailed, Unsupported
+from mntapi.errors import Corrupt, Denied, MntapiError, NotFound, ReadFailed, Unsupported
 from mntapi.remote import nbd_protocol as nbd
 from mntapi.remote.dial import ConnectionLost
 from mntapi.remote.wire import Wire
@@ -116,7 +116,8 @@ def _export_name(wire: Wire, name: bytes, flags: int, *, structured: bool = Fals
     except ConnectionLost as error:
         if error.reason != "dropped":
             raise
-        raise NotFound(f"the server hung up on the export {nbd.printable(name)!r}: it may not have it") from error
+        what = f"the server hung up on the export {nbd.printable(name)!r}: it may not have it"
+        raise NotFound(what, hint="nbdinfo --list shows what it has") from error
     if not flags & nbd.NO_ZEROES:
         wire.receive(nbd.EXPORT_NAME_ZEROES)
     return nbd.describe_export(size, export_flags, None, structured=structured, context_id=context_id)
@@ -131,5 +132,6 @@ def _refusal(answer: Answer, name: bytes) -> MntapiError:
     if answer.kind == nbd.REP_ERR_POLICY:
         return Denied("the server does not give us this export", found=said)
     if answer.kind == nbd.REP_ERROR + 7:
-        return Busy("the server is shutting down", found=said)
-    return ReadFailed(f"the server refuses the export with error {answer.kind - nbd.REP_ERROR}", found=said)
+        return ConnectionLost("the server is shutting down", found=said, hint="try again later", reason="dropped")
+    what = f"the server refuses the export with error {answer.kind - nbd.REP_ERROR}"
+    return ReadFailed(what, found=said, hint="the server's log may say why", reason="server-refused")

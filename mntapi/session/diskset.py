@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from mntapi.blocks import Slice, read_clipped
-from mntapi.errors import Invalid, MntapiError, NotFound, Unsupported
+from mntapi.errors import Corrupt, Invalid, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.probe import probe
 from mntapi.filesystems.readers import READERS, open_filesystem
 from mntapi.guests.types import Guest
@@ -130,6 +130,8 @@ class DiskSet:
         try:
             if signature is None or signature.usage is not Usage.FILESYSTEM:
                 slug = signature.kind if signature else content.state.value
+                if content.state is VolumeState.DAMAGED:  # what is on it is not known: that is an I/O error
+                    return Corrupt(f"cannot be read: {content.reason or slug}", reason=slug)
                 return Unsupported(f"holds no file system: {content.reason or slug}", reason=slug)
             filesystem = open_filesystem(volume.blocks, signature)
         except MntapiError as error:

@@ -44,14 +44,43 @@ def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
 
     Raises:
         NotFound: nothing of ours is mounted there.
-        Busy: it is in use; the error names by whom. All of it is still there, unless it came into use while it was taken away.
+        Busy: it is in use; the error names by whom, or what is known. All of it is still there, unless it came into use while
+            it was taken away.
     """
     path = canonical(mountpoint)
     found = [record for record in journal.records() if mountpoint == record.id or path in _places(record)]
     if not found:
         raise NotFound("nothing of mntapi is mounted here", path=mountpoint, hint="mntapi ps lists what is mounted")
     with journal.claim(found[-1].id) as entry, uninterrupted():
-        return undo(entry, force=force)
+        try:
+            return undo(entry, force=force)
+        except Busy as error:
+            raise _explained(error, entry.record) from error
+
+
+def _explained(error: Busy, record: Record) -> Busy:
+    """The same, or what may be behind it: a program whose first request the worker has not answered has no file open yet."""
+    if error.reason != "in-use" or error.path is None or record.worker is None:
+        return error
+    users, pid = kernel_mount.holders(error.path), record.worker.pid
+    if _is_stopped(record.worker):
+        who = "; ".join([*users, f"process {pid}, which serves it, is stopped, and programs may wait for its answers"])
+        hint = f"let it go on (kill -CONT {pid}), or use --force"
+    elif not users:
+        who = f"by whom cannot be seen: who waits for an answer of process {pid}, which serves it, another user, a swap file"
+        hint = "a server of its disks that does not answer ends that wait in time; try again, or use --force"
+    else:
+        return error
+    return Busy(f"is in use: {who}", path=error.path, hint=hint, reason=error.reason)
+
+
+def _is_stopped(worker: ProcessId) -> bool:
+    """Whether somebody stopped it (SIGSTOP, a debugger). Source: proc(5), /proc/pid/stat field 3."""
+    try:
+        state = Path(f"/proc/{worker.pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:
+        return False  # it has ended
+    return state in (b"T", b"t")
 
 
 def _places(record: Record) -> set[str]:
@@ -138,7 +167,7 @@ def _flush(record: Record, kind: str, target: str, force: bool) -> Iterator[str]
     A process of its own waits for that: a worker that does not answer must not keep us waiting for ever.
     """
     mounted = mount_at(target)
-    if record.worker is None or not process.is_alive(record.worker.pid, record.worker.start_ticks) or mounted is None:
+    if record.worker is None or not _is_alive(record.worker) or mounted is None:
         return
     if kind == "mount" and _is_on_our_loop(mounted, record):
         what = ["-f", target]
@@ -239,23 +268,45 @@ def _is_on_our_loop(mounted: Mount, record: Record) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One line of ``ps``. ``state``: ``ready``, ``starting``, or ``dead`` (worker or mount is gone)."""
+    """One line of ``ps``. ``state``: ``ready``, ``starting``, ``impaired`` or ``dead`` (worker or mount is gone).
+
+    ``reason``: why it is not, or not quite, as it should be: one line.
+    """
 
     record: Record
     state: str
     memory: int | None
+    reason: str | None
 
 
 def statuses() -> list[Status]:
     """All mounts on record."""
-    return [Status(record, _state(record), _memory(record)) for record in journal.records()]
+    return [_status(record) for record in journal.records()]
 
 
-def _state(record: Record) -> str:
-    alive = record.worker is not None and process.is_alive(record.worker.pid, record.worker.start_ticks)
+def _status(record: Record) -> Status:
+    state, reason = _state(record)
+    return Status(record, state, _memory(record), reason)
+
+
+def _state(record: Record) -> tuple[str, str | None]:
+    """Its state, and the reason."""
+    worker, dialer = record.worker, record.dialer
     if not record.ready:
-        return "starting" if _in_hand(record) else "dead"
-    return "ready" if alive and _ours(record) else "dead"
+        return ("starting", None) if _in_hand(record) else ("dead", "the command that made it has ended before it was ready")
+    if worker is None or not _is_alive(worker):
+        return "dead", "its worker has ended"
+    if not _ours(record):
+        return "dead", "nothing of it is mounted any more"
+    if _is_stopped(worker):
+        return "impaired", f"its worker is stopped, and answers nobody: kill -CONT {worker.pid}"
+    if dialer is not None and not _is_alive(dialer):
+        return "impaired", f"its dialer (pid {dialer.pid}) has ended, so lost connections to servers stay lost: mount it again"
+    return "ready", None
+
+
+def _is_alive(one: ProcessId) -> bool:
+    return process.is_alive(one.pid, one.start_ticks)
 
 
 def _in_hand(record: Record) -> bool:
@@ -270,7 +321,7 @@ def _in_hand(record: Record) -> bool:
 
 
 def _memory(record: Record) -> int | None:
-    if record.worker is None or not process.is_alive(record.worker.pid, record.worker.start_ticks):
+    if record.worker is None or not _is_alive(record.worker):
         return None
     return process.resident_size(record.worker.pid)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import pty
 import random
@@ -254,3 +255,31 @@ def test_map_as_a_table(mntapi, tmp_path: Path) -> None:
         ["disk0", str(MIB), "65536", "data"],
         ["disk0", str(MIB + 65536), str(MIB - 65536), "zero"],
     ]
+
+
+def test_an_array_that_lacks_a_disk(mntapi, tmp_path: Path) -> None:
+    """What redundancy replaces is converted; what it does not is an error, never zeros. Oracle: the kernel's own SHA-256."""
+    golden = Path(__file__).parents[1] / "golden/md"
+    disks = [tmp_path / f"disk{number}.img" for number in range(1, 5)]  # disk0 is left out
+    for path in disks:
+        path.write_bytes(lzma.decompress((golden / f"{path.name}.xz").read_bytes()))
+    more = [option for path in disks[1:] for option in ("-d", path)]
+    names = {one["name"]: one["id"] for one in mntapi.json("info", disks[0], *more)["volumes"] if one["kind"] == "md"}
+    facts = json.loads((golden / "facts.json").read_text())["cases"]["r5-default"]["sha256 whole"]["sha256"]
+    name = next(name for name in names if "r5-default" in name)
+    arguments = ("--format", "raw", "--volume", name, "--sha256", *more)
+    assert mntapi.json("convert", disks[0], tmp_path / "out", *arguments)["sha256"] == facts
+    lost = next(name for name in names if "r0-12" in name)
+    mntapi("convert", disks[0], tmp_path / "no", "--format", "raw", "--volume", lost, *more, code=8)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_locked_volume_is_told(mntapi, tmp_path: Path) -> None:
+    need("cryptsetup")
+    image = tmp_path / "disk"
+    with image.open("wb") as out:
+        out.truncate(8 * MIB)
+    (tmp_path / "key").write_text("secret")
+    run("cryptsetup", "luksFormat", "-q", "--type", "luks1", "-i", "10", image, tmp_path / "key")
+    done = mntapi("convert", image, tmp_path / "out", "--format", "raw", "--volume", "disk0")
+    assert "ciphertext" in done.stderr and (tmp_path / "out").read_bytes() == image.read_bytes()

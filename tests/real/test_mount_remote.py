@@ -362,10 +362,15 @@ def test_a_dialer_that_is_killed(mntapi, mounted, impatient, disk: RealDisk, web
     [dialer] = dialers(mntapi)
     dialer.kill()
     wait_for(lambda: not dialers(mntapi), "the end of the dialer")
+    [told] = mntapi.json("ps")
+    assert told["state"] == "impaired" and f"dialer (pid {dialer.pid}) has ended" in told["reason"]
+    assert told["reason"] in mntapi("ps").stdout
     assert read_direct(whole, 0, 4096) == disk.raw.read_bytes()[:4096]
     web.always = hangs_up
     read_direct(whole, 8 * MIB, MIB)
     assert eio(whole, 40 * MIB)
+    log = (mntapi.run_dir / told["id"] / "worker.log").read_text()
+    assert f"{web.url('/disk')}: the process that makes connections is gone (at byte {40 * MIB})" in log
 
 
 def test_a_command_that_is_killed_leaves_what_clean_takes_away(mntapi, disk: RealDisk, target: Path, web: FakeWeb) -> None:
@@ -415,7 +420,7 @@ def test_what_is_not_there(mntapi, target: Path, tmp_path: Path, web: FakeWeb) -
     mntapi("mount", "ftp://127.0.0.1/disk", target, code=7)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        refused = mntapi("mount", f"nbd://127.0.0.1:{sock.getsockname()[1]}", target, code=8).stderr
+        refused = mntapi("mount", f"nbd://127.0.0.1:{sock.getsockname()[1]}", target, code=9).stderr
         assert "refused" in refused and "is the server running" in refused
     assert mntapi.json("ps") == []
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from contract.make_disk import RealDisk
 from contract.mounting import need, run
 from mntapi.errors import Busy, NotFound
 from mntapi.kernel import mount as kernel_mount
@@ -61,3 +63,26 @@ def test_a_busy_volume_keeps_the_others_mounted(mntapi, tmp_path: Path, target: 
             holder.wait()
     mntapi("umount", target)
     assert not volumes[0].exists()
+
+
+def test_who_waits_for_a_worker_that_is_stopped(mntapi, disk: RealDisk, target: Path) -> None:
+    """A program on its way to a file has none open, and is not seen as a user."""
+    mntapi("mount", disk.vmdk, target, "--layout", "volumes")
+    [worker] = mntapi.workers()
+    worker.suspend()
+    waits = subprocess.Popen(["cat", target / "disk0p1/etc/hostname"], stdout=subprocess.PIPE, text=True)
+    try:
+        for _ in range(2000):
+            if Path(f"/proc/{waits.pid}/wchan").read_text().startswith(("request_wait", "fuse_")):
+                break
+            time.sleep(0.01)
+        said = mntapi("umount", target, code=5).stderr
+        assert f"process {worker.pid}, which serves it, is stopped" in said and f"kill -CONT {worker.pid}" in said
+        assert "cannot see" not in said
+        [told] = mntapi.json("ps")
+        assert told["state"] == "impaired" and "stopped" in told["reason"]
+    finally:
+        worker.resume()
+    assert waits.communicate(timeout=60)[0] == "web01\n"
+    assert mntapi.json("ps")[0]["state"] == "ready"
+    mntapi("umount", target)

@@ -425,6 +425,16 @@ def test_runs_leave_out_units_of_zeros() -> None:
     assert _joined(Batch(bytearray(b"\1" * 5000), (Piece(0, 0, 5000),)).units(4096)) == [(0, 4096), (4096, 904)]
 
 
+def test_only_the_writer_that_is_used_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from mntapi.blocks import Zero; from mntapi.export import convert, ConvertOptions\n"
+        "convert(Zero(1 << 20), sys.argv[1], ConvertOptions('raw'))\n"
+        "print(*(name for name in sys.modules if name.startswith(('mntapi.images', 'mntapi.export.vhdx'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_memory_does_not_grow_with_the_disk(tmp_path: Path) -> None:
     """The largest resident size of a process that writes 64 TiB of holes as VHDX, the format with the largest table."""
     code = (

@@ -36,9 +36,10 @@ def test_it_has_its_name_when_it_is_complete(tmp_path: Path) -> None:
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.write_bytes(b"old")
-    with pytest.raises(Denied, match="is there already") as caught:
-        write(out)
-    assert "--overwrite" in str(caught.value.hint) and out.read_bytes() == b"old"
+    for overwrite in (False, None):  # None: who made the file cannot be asked to replace it
+        with pytest.raises(Denied, match="is there already") as caught:
+            write(out, overwrite=overwrite)
+        assert ("--overwrite" in str(caught.value.hint)) is (overwrite is False) and out.read_bytes() == b"old"
     write(out, overwrite=True)
     assert out.read_bytes() == b"new" and os.listdir(tmp_path) == ["out"]
 
@@ -114,6 +115,20 @@ def test_folders_that_may_not_be_written(tmp_path: Path) -> None:
     with pytest.raises(Denied, match="Permission denied"):
         write(tmp_path / "out")
     tmp_path.chmod(0o700)
+
+
+def test_what_the_medium_has_leaves_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advice twice for all but the end: the first begins to write, the second, when that is over, gives the memory back."""
+    advised: list[tuple[int, int]] = []
+    monkeypatch.setattr("mntapi.export.newfile._WRITEBACK", MIB)
+    monkeypatch.setattr("mntapi.export.newfile._BEHIND", 4 * MIB)
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, length, advice: advised.append((at, at + length)))
+    with new_file(str(tmp_path / "out")) as file:
+        for at in range(0, 16 * MIB, MIB // 4):
+            file.write(at, bytes(MIB // 4))
+    assert all(start == max(0, end - 5 * MIB) for start, end in advised)
+    for at in range(0, 11 * MIB, MIB):
+        assert sum(start <= at and at + MIB <= end for start, end in advised) == 5
 
 
 @pytest.fixture

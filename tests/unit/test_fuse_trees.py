@@ -10,7 +10,7 @@ import pytest
 
 from contract.memory_filesystem import Memory, MemoryFileSystem
 from mntapi.blocks import Concat, Fault, Zero, read
-from mntapi.errors import Corrupt, Invalid, IsADirectory, MntapiError, NotADirectory, NotFound, ReadFailed
+from mntapi.errors import Corrupt, Invalid, IsADirectory, MntapiError, NotADirectory, NotFound, ReadFailed, Unsupported
 from mntapi.filesystems.names import DAMAGED, UNREADABLE
 from mntapi.types import Blocks, Entry, Extent, ExtentKind, FileKind, Node
 from mntapi_fuse import blockfs, treefs
@@ -136,6 +136,71 @@ def test_reasons_are_attributes() -> None:
     assert raised.value.errno == errno.ENODATA
     with pytest.raises(MntapiError):
         tree.open(secret)
+
+
+class Unopenable(MemoryFileSystem):
+    """Its file has a map that makes no sense, or none that is read."""
+
+    error: MntapiError
+
+    def open(self, file: Node) -> Blocks:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Corrupt("a run outside of the volume"), b"damaged"),
+        (ReadFailed("cannot be read"), b"unreadable"),
+        (Unsupported("compressed with something new"), b"unsupported"),
+        (Corrupt("a chunk without its store", reason="dedup"), b"dedup"),
+    ],
+)
+def test_why_a_file_cannot_be_opened_is_told_before_anybody_tried(error: MntapiError, reason: bytes) -> None:
+    filesystem = Unopenable({"file": b"x", "folder": {}})
+    filesystem.error = error
+    tree = TreeFs(filesystem)
+    file, folder = (tree.lookup(ROOT, name).number for name in (b"file", b"folder"))
+    assert tree.listxattr(file) == []  # nothing is opened for a list: ls asks for one of every file
+    assert tree.getxattr(file, b"user.mntapi.reason") == reason
+    assert tree.listxattr(file) == [b"user.mntapi.reason"]
+    with pytest.raises(NoAttribute):
+        tree.getxattr(folder, b"user.mntapi.reason")
+
+
+def test_why_reading_failed_is_told_afterwards() -> None:
+    bad = Fault(Memory(b"x" * 8192), bad=[(4096, 512)])
+    tree = TreeFs(MemoryFileSystem({"file": bad, "folder": {"<unreadable>": b""}}))
+    file, folder = (tree.lookup(ROOT, name).number for name in (b"file", b"folder"))
+    blocks = tree.open(file)
+    assert read(blocks, 0, 4096) == b"x" * 4096 and tree.listxattr(file) == []
+    with pytest.raises(ReadFailed):
+        read(blocks, 0, 8192)
+    with pytest.raises(ReadFailed):
+        list(tree.readdir(folder))
+    for number in (file, folder):
+        assert tree.getxattr(number, b"user.mntapi.reason") == b"unreadable"
+        assert tree.listxattr(number) == [b"user.mntapi.reason"]
+
+
+def test_a_server_that_is_away_is_no_fault_of_the_file() -> None:
+    filesystem = Unopenable({"file": b"x"})
+    filesystem.error = ReadFailed("cannot be reached", reason="unreachable")
+    tree = TreeFs(filesystem)
+    number = tree.lookup(ROOT, b"file").number
+    with pytest.raises(NoAttribute):
+        tree.getxattr(number, b"user.mntapi.reason")
+    assert tree.listxattr(number) == []
+
+
+def test_failures_that_are_remembered_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mntapi_fuse.treefs.MAX_NODES", 4)
+    filesystem = Unopenable({f"file{index}": b"x" for index in range(20)})
+    filesystem.error = Corrupt("no")
+    tree = TreeFs(filesystem)
+    for entry in list(tree.readdir(ROOT)):
+        assert tree.getxattr(entry.attributes.number, b"user.mntapi.reason") == b"damaged"
+    assert len(tree._failures) <= 4
 
 
 def test_remembered_nodes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:

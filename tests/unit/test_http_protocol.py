@@ -84,10 +84,10 @@ def test_first_answer() -> None:
         (404, {}, NotFound, None),
         (410, {}, NotFound, None),
         (416, {"Content-Range": "bytes */9"}, ReadFailed, None),
-        (418, {}, ReadFailed, None),
+        (418, {}, ReadFailed, "server-refused"),
         (103, {}, ReadFailed, None),
-        (500, {}, ServerBusy, None),
-        (429, {}, ServerBusy, None),
+        (500, {}, ServerBusy, "server-busy"),
+        (429, {}, ServerBusy, "server-busy"),
     ],
 )
 def test_first_answer_is_no(status: int, headers: dict[str, str], error: type[MntapiError], reason: str | None) -> None:

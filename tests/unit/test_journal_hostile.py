@@ -106,8 +106,8 @@ def test_a_step_of_another_version_is_left_alone_and_said(run_dir: Path) -> None
 def test_ps_stays_readable_with_many_disks() -> None:
     disks = [f"/very/long/folder/of/machines/web01-disk{index}.vmdk" for index in range(64)]
     record = Record("id", "/mnt", disks, "volumes", "user", None, "2026-11-22T10:00:00+00:00")
-    row = _row(teardown.Status(record, "ready", None))
+    row = _row(teardown.Status(record, "ready", None, None))
     assert row[-1] == f"{disks[0]}, {disks[1]} and 62 more"
-    assert _as_object(teardown.Status(record, "ready", None))["disks"] == disks
+    assert _as_object(teardown.Status(record, "ready", None, None))["disks"] == disks
     record.disks = disks[:2]
-    assert _row(teardown.Status(record, "ready", None))[-1] == ", ".join(disks[:2])
+    assert _row(teardown.Status(record, "ready", None, None))[-1] == ", ".join(disks[:2])

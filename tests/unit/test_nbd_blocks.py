@@ -24,8 +24,9 @@ from contract.nbd_fake import (
     status_chunk,
 )
 from mntapi.blocks import read
-from mntapi.errors import Busy, Corrupt, Denied, Invalid, MntapiError, NotFound, ReadFailed, Unsupported
+from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, NotFound, ReadFailed, Unsupported
 from mntapi.remote import nbd_protocol as nbd
+from mntapi.remote.dial import ConnectionLost
 from mntapi.remote.nbd import NbdBlocks
 from mntapi.remote.urls import Endpoint
 from mntapi.types import Extent, ExtentKind
@@ -120,7 +121,7 @@ def info(data: bytes) -> dict[int, list[tuple[int, bytes]]]:
         (refuse(6), NotFound, "no export 'disk'"),
         (refuse(2), Denied, "does not give"),
         (refuse(5), Denied, "demands encryption"),
-        (refuse(7), Busy, "shutting down"),
+        (refuse(7), ConnectionLost, "shutting down"),
         (refuse(8), ReadFailed, "error 8"),
         ({nbd.OPT_STRUCTURED_REPLY: [(nbd.REP_ERROR + 5, b"")]}, Denied, "demands encryption"),
         ({nbd.OPT_GO: [(nbd.REP_INFO, bytes(12))] * 65}, Corrupt, "too many replies"),

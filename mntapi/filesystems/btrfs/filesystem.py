@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from mntapi.blocks import read
-from mntapi.errors import Corrupt, Invalid, IsADirectory, MntapiError, NotFound, Unsupported
+from mntapi.errors import Corrupt, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.btrfs.chunks import SystemChunks, TreeChunks
 from mntapi.filesystems.btrfs.content import Extents, FileContent, Unpacker
 from mntapi.filesystems.btrfs.data import Data
@@ -24,6 +24,7 @@ from mntapi.filesystems.btrfs.subvolumes import (
 )
 from mntapi.filesystems.btrfs.superblock import Superblock, read_superblock
 from mntapi.filesystems.btrfs.tree import Item, Nodes, Tree
+from mntapi.filesystems.kinds import check_is_file, check_is_link
 from mntapi.filesystems.names import Folders, Listed, presentable
 from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
 from mntapi.units import KIB, MIB, align_up
@@ -102,15 +103,11 @@ class BtrfsFileSystem:
         return self._folders.scan(directory)
 
     def open(self, file: Node) -> Blocks:
-        if file.kind is FileKind.DIRECTORY:
-            raise IsADirectory(f"inode {file.inode} is a folder")
-        if file.kind is not FileKind.FILE:
-            raise Invalid(f"inode {file.inode} is a {file.kind}, which has no contents")
+        check_is_file(file)
         return self._content(file.inode)
 
     def readlink(self, link: Node) -> str:
-        if link.kind is not FileKind.SYMLINK:
-            raise Invalid(f"inode {link.inode} is no symbolic link")
+        check_is_link(link)
         content = self._content(link.inode)
         if content.size > MAX_SYMLINK:
             at = self._inode_item(*self._numbers.split(link.inode)).at

@@ -6,7 +6,6 @@ Source: include/uapi/linux/btrfs_tree.h; btrfs documentation, "On-disk Format"; 
 from __future__ import annotations
 
 import enum
-import stat
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from mntapi.crc32c import crc32c_raw
 from mntapi.errors import Corrupt
 from mntapi.filesystems.btrfs.pointer import MAX_LEVEL, Pointer
 from mntapi.filesystems.btrfs.tree import Item
+from mntapi.filesystems.kinds import KIND_OF_ENTRY, kind_of_mode
 from mntapi.types import FileKind
 from mntapi.units import KIB
 
@@ -60,25 +60,6 @@ _READ_ONLY = 0x1
 MAX_LOGICAL = (1 << 64) - 1
 MAX_COMPRESSED = 128 * KIB
 """Bytes of a compressed extent, packed and unpacked."""
-KINDS = {
-    1: FileKind.FILE,
-    2: FileKind.DIRECTORY,
-    3: FileKind.CHAR_DEVICE,
-    4: FileKind.BLOCK_DEVICE,
-    5: FileKind.FIFO,
-    6: FileKind.SOCKET,
-    7: FileKind.SYMLINK,
-}
-_KIND_BITS = 0o170000
-_MODES = {
-    stat.S_IFREG: FileKind.FILE,
-    stat.S_IFDIR: FileKind.DIRECTORY,
-    stat.S_IFLNK: FileKind.SYMLINK,
-    stat.S_IFIFO: FileKind.FIFO,
-    stat.S_IFSOCK: FileKind.SOCKET,
-    stat.S_IFCHR: FileKind.CHAR_DEVICE,
-    stat.S_IFBLK: FileKind.BLOCK_DEVICE,
-}
 
 
 class Inode(NamedTuple):
@@ -105,7 +86,7 @@ def parse_inode(item: Item) -> Inode:
     size, stored, links, uid, gid, mode, rdev, flags, access, a_ns, change, c_ns, write, m_ns, birth, o_ns = _INODE.unpack_from(
         item.raw
     )
-    kind = _MODES.get(mode & _KIND_BITS)
+    kind = kind_of_mode(mode)
     if kind is None:
         raise Corrupt("an inode of no known kind", offset=item.at + 52, found=oct(mode))
     if size >> 63:
@@ -156,7 +137,7 @@ def parse_names(item: Item) -> Iterator[Name]:
         if end + name_length + data_length > len(raw):
             raise Corrupt("a name is longer than its item", offset=item.at + at, expected=f"at most {len(raw) - end}")
         name, data = raw[end : end + name_length], raw[end + name_length : end + name_length + data_length]
-        yield Name(name, number, kind, KINDS.get(file_kind, FileKind.FILE), data)
+        yield Name(name, number, kind, KIND_OF_ENTRY.get(file_kind, FileKind.FILE), data)
         at = end + name_length + data_length
 
 

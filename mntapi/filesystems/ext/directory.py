@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mntapi.blocks import read_clipped
 from mntapi.errors import Corrupt, MntapiError, ReadFailed
+from mntapi.filesystems.kinds import KIND_OF_ENTRY
 from mntapi.filesystems.names import Listed, presentable
 from mntapi.types import Blocks, ExtentKind, FileKind
 
@@ -24,15 +25,6 @@ MAX_BAD_BLOCKS = 1024
 """Blocks of one folder that may be damaged before the rest is given up."""
 _HEADER = struct.Struct("<IH2B")
 _INLINE_HEAD = 4
-KINDS = {
-    1: FileKind.FILE,
-    2: FileKind.DIRECTORY,
-    3: FileKind.CHAR_DEVICE,
-    4: FileKind.BLOCK_DEVICE,
-    5: FileKind.FIFO,
-    6: FileKind.SOCKET,
-    7: FileKind.SYMLINK,
-}
 
 
 class Dirent(NamedTuple):
@@ -67,7 +59,7 @@ def parse_block(raw: bytes, at: int) -> Iterator[Dirent]:
             )
         if inode:
             start = offset + _HEADER.size
-            yield Dirent(raw[start : start + name_length], inode, KINDS.get(kind))
+            yield Dirent(raw[start : start + name_length], inode, KIND_OF_ENTRY.get(kind))
         offset += length
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from mntapi.blocks import Cache, read
-from mntapi.errors import Corrupt, Invalid, IsADirectory, MntapiError, NotFound, Unsupported
+from mntapi.errors import Corrupt, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.ext import xattr
 from mntapi.filesystems.ext.directory import list_inline, list_linear
 from mntapi.filesystems.ext.inode import Flag, Inode, parse_inode
@@ -23,6 +23,7 @@ from mntapi.filesystems.ext.superblock import (
     parse_inode_table,
     parse_superblock,
 )
+from mntapi.filesystems.kinds import check_is_file, check_is_link
 from mntapi.filesystems.names import Folders, Listed
 from mntapi.filesystems.runs import Memory, RunBlocks
 from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
@@ -120,15 +121,11 @@ class ExtFileSystem:
         return self._folders.scan(directory)
 
     def open(self, file: Node) -> Blocks:
-        if file.kind is FileKind.DIRECTORY:
-            raise IsADirectory(f"inode {file.inode} is a folder")
-        if file.kind is not FileKind.FILE:
-            raise Invalid(f"inode {file.inode} is a {file.kind}, which has no contents")
+        check_is_file(file)
         return self._content(file.inode, self._plain(file.inode))
 
     def readlink(self, link: Node) -> str:
-        if link.kind is not FileKind.SYMLINK:
-            raise Invalid(f"inode {link.inode} is no symbolic link")
+        check_is_link(link)
         inode = self._plain(link.inode)
         size = self._size(inode)
         if size > MAX_SYMLINK:

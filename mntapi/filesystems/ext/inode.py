@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import os
-import stat
 import struct
 from typing import NamedTuple
 
+from mntapi.filesystems.kinds import kind_of_mode
 from mntapi.types import FileKind
 
 BASE_SIZE = 128
@@ -19,15 +19,6 @@ _BASE = struct.Struct("<2H 5I 2H 2I 4x 60s 4x 3I 4H 4x")
 _EXTRA = struct.Struct("<H 2x 5I")
 """From byte 128 on: how much of it is used, then the high halves of the times."""
 _WORDS = struct.Struct("<2I")
-_KINDS = {
-    stat.S_IFREG: FileKind.FILE,
-    stat.S_IFDIR: FileKind.DIRECTORY,
-    stat.S_IFLNK: FileKind.SYMLINK,
-    stat.S_IFIFO: FileKind.FIFO,
-    stat.S_IFSOCK: FileKind.SOCKET,
-    stat.S_IFCHR: FileKind.CHAR_DEVICE,
-    stat.S_IFBLK: FileKind.BLOCK_DEVICE,
-}
 
 
 class Flag(enum.IntEnum):
@@ -66,7 +57,7 @@ class Inode(NamedTuple):
     @property
     def kind(self) -> FileKind | None:
         """None where the mode has no known type, as in an inode that was never used."""
-        return _KINDS.get(stat.S_IFMT(self.mode))
+        return kind_of_mode(self.mode)
 
     @property
     def rdev(self) -> int:

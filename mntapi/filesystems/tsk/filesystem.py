@@ -12,7 +12,8 @@ from typing import Any
 
 import pytsk3
 
-from mntapi.errors import Corrupt, Invalid, IsADirectory, NotFound, Unsupported
+from mntapi.errors import Corrupt, NotFound, Unsupported
+from mntapi.filesystems.kinds import check_is_file, check_is_link
 from mntapi.filesystems.names import Folders, Listed, presentable
 from mntapi.filesystems.ntfs.index import fold_case
 from mntapi.filesystems.runs import Memory, RunBlocks, RunList
@@ -183,10 +184,7 @@ class TskFileSystem:
         return Listed(presentable(raw), inode, kind)
 
     def open(self, file: Node) -> Blocks:
-        if file.kind is FileKind.DIRECTORY:
-            raise IsADirectory(f"inode {file.inode} is a folder")
-        if file.kind is not FileKind.FILE:
-            raise Invalid(f"inode {file.inode} is a {file.kind}, which has no contents")
+        check_is_file(file)
         if file.reason == REASON:
             raise Unsupported(f"inode {file.inode} may be a link or device of Rock Ridge", reason=file.reason)
         size = int(self._meta(file.inode).size)
@@ -219,8 +217,7 @@ class TskFileSystem:
         runs.add(length, None if sparse else int(run.addr) * self._block_size)
 
     def readlink(self, link: Node) -> str:
-        if link.kind is not FileKind.SYMLINK:
-            raise Invalid(f"inode {link.inode} is no symbolic link")
+        check_is_link(link)
         target = self._meta(link.inode).link
         if not target:
             raise Corrupt(f"the target of the link {link.inode} cannot be read")

@@ -7,7 +7,8 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from mntapi.blocks import Cache, read
-from mntapi.errors import Corrupt, Invalid, IsADirectory, NotFound, Unsupported
+from mntapi.errors import Corrupt, NotFound, Unsupported
+from mntapi.filesystems.kinds import check_is_file, check_is_link
 from mntapi.filesystems.names import Folders, Listed
 from mntapi.filesystems.ufs.content import Content
 from mntapi.filesystems.ufs.directory import list_folder
@@ -72,18 +73,14 @@ class UfsFileSystem:
         return self._folders.scan(directory)
 
     def open(self, file: Node) -> Blocks:
-        if file.kind is FileKind.DIRECTORY:
-            raise IsADirectory(f"inode {file.inode} is a folder")
-        if file.kind is not FileKind.FILE:
-            raise Invalid(f"inode {file.inode} is a {file.kind}, which has no contents")
+        check_is_file(file)
         _, inode = self._used(file.inode)
         if inode.flags & SNAPSHOT:
             raise Unsupported(f"inode {file.inode} is a snapshot of the file system", reason=_IS_SNAPSHOT)
         return self._content(inode)
 
     def readlink(self, link: Node) -> str:
-        if link.kind is not FileKind.SYMLINK:
-            raise Invalid(f"inode {link.inode} is no symbolic link")
+        check_is_link(link)
         _, inode = self._used(link.inode)
         if inode.size > MAX_SYMLINK:
             raise Corrupt("the target of a symbolic link is too long", offset=self._inode_at(link.inode), found=inode.size)

@@ -7,10 +7,10 @@ Linux fs/ufs/ufs_fs.h ``struct ufs_inode``, fs/ufs/util.h ``ufs_get_inode_uid``.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from dataclasses import dataclass
 
+from mntapi.filesystems.kinds import kind_of_mode
 from mntapi.filesystems.ufs.superblock import Superblock
 from mntapi.types import FileKind
 
@@ -21,15 +21,6 @@ _UFS1 = "4HQ 6i 60s 2I 4x 2I 8x"
 _UFS2 = "2H2I 4x 2Q 4q 4i 8x I 20x 120s 24x"
 _MOVED = 0xFFFF
 """A user or group too large for its old place."""
-_KINDS = {
-    stat.S_IFREG: FileKind.FILE,
-    stat.S_IFDIR: FileKind.DIRECTORY,
-    stat.S_IFLNK: FileKind.SYMLINK,
-    stat.S_IFIFO: FileKind.FIFO,
-    stat.S_IFSOCK: FileKind.SOCKET,
-    stat.S_IFCHR: FileKind.CHAR_DEVICE,
-    stat.S_IFBLK: FileKind.BLOCK_DEVICE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +45,7 @@ class Inode:
     @property
     def kind(self) -> FileKind | None:
         """None where the mode has no known type, as in an inode that was never used."""
-        return _KINDS.get(stat.S_IFMT(self.mode))
+        return kind_of_mode(self.mode)
 
     @property
     def rdev(self) -> int:

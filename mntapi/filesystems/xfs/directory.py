@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 
 from mntapi.errors import Corrupt, MntapiError, ReadFailed
+from mntapi.filesystems.kinds import KIND_OF_ENTRY
 from mntapi.filesystems.names import Listed, presentable
 from mntapi.filesystems.xfs.described import DIRECTORY
 from mntapi.filesystems.xfs.extents import Mapped
@@ -33,15 +34,6 @@ _ENTRY = struct.Struct(">QB")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _SHORT_HEAD = struct.Struct(">2B")
-_KINDS = {
-    1: FileKind.FILE,
-    2: FileKind.DIRECTORY,
-    3: FileKind.CHAR_DEVICE,
-    4: FileKind.BLOCK_DEVICE,
-    5: FileKind.FIFO,
-    6: FileKind.SOCKET,
-    7: FileKind.SYMLINK,
-}
 
 
 def list_short(fork: Fork, size: int, *, has_kinds: bool) -> Iterator[Listed]:
@@ -62,7 +54,7 @@ def list_short(fork: Fork, size: int, *, has_kinds: bool) -> Iterator[Listed]:
         if not length or inode_at + width > len(raw):
             raise Corrupt("a directory entry does not fit", offset=fork.at + offset, expected=f"{len(raw)} bytes", found=length)
         inode = int.from_bytes(raw[inode_at : inode_at + width], "big")
-        kind = _KINDS.get(raw[inode_at - 1]) if has_kinds else None
+        kind = KIND_OF_ENTRY.get(raw[inode_at - 1]) if has_kinds else None
         yield Listed(presentable(raw[offset + 3 : offset + 3 + length]), inode, kind or FileKind.FILE)
         offset = inode_at + width
 
@@ -90,7 +82,7 @@ def parse_block(raw: bytes, at: int, *, has_kinds: bool) -> Iterator[Listed]:
         name_end = offset + _ENTRY.size + name_length
         name = raw[offset + _ENTRY.size : name_end]
         if name not in (b".", b".."):
-            kind = _KINDS.get(raw[name_end]) if has_kinds else None
+            kind = KIND_OF_ENTRY.get(raw[name_end]) if has_kinds else None
             yield Listed(presentable(name), inode, kind or FileKind.FILE)
         offset += length
 

@@ -8,7 +8,8 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from mntapi.blocks import Cache
-from mntapi.errors import Corrupt, Invalid, IsADirectory, Unsupported
+from mntapi.errors import Corrupt, Unsupported
+from mntapi.filesystems.kinds import check_is_file, check_is_link
 from mntapi.filesystems.names import Folders, Listed
 from mntapi.filesystems.runs import RunBlocks
 from mntapi.filesystems.xfs import attributes
@@ -82,10 +83,7 @@ class XfsFileSystem:
         return self._folders.scan(directory)
 
     def open(self, file: Node) -> Blocks:
-        if file.kind is FileKind.DIRECTORY:
-            raise IsADirectory(f"inode {file.inode} is a folder")
-        if file.kind is not FileKind.FILE:
-            raise Invalid(f"inode {file.inode} is a {file.kind}, which has no contents")
+        check_is_file(file)
         _, inode = self._used(file.inode)
         if _is_elsewhere(inode):
             raise Unsupported(
@@ -96,8 +94,7 @@ class XfsFileSystem:
         return RunBlocks(self._volume, self._extents.runs(inode.data, file.inode, inode.size), inode.size)
 
     def readlink(self, link: Node) -> str:
-        if link.kind is not FileKind.SYMLINK:
-            raise Invalid(f"inode {link.inode} is no symbolic link")
+        check_is_link(link)
         _, inode = self._used(link.inode)
         if not 0 < inode.size <= MAX_SYMLINK:
             raise Corrupt(

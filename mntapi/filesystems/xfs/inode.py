@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import enum
 import os
-import stat
 import struct
 from typing import NamedTuple
 
 from mntapi.errors import Corrupt
+from mntapi.filesystems.kinds import kind_of_mode
 from mntapi.types import FileKind
 
 MAGIC = b"IN"
@@ -25,15 +25,6 @@ _SIZE_OLD = 100
 _SIZE_NEW = 176
 _SECOND_NS = 1_000_000_000
 _BIGTIME_EPOCH_NS = -(1 << 31) * _SECOND_NS
-_KINDS = {
-    stat.S_IFREG: FileKind.FILE,
-    stat.S_IFDIR: FileKind.DIRECTORY,
-    stat.S_IFLNK: FileKind.SYMLINK,
-    stat.S_IFIFO: FileKind.FIFO,
-    stat.S_IFSOCK: FileKind.SOCKET,
-    stat.S_IFCHR: FileKind.CHAR_DEVICE,
-    stat.S_IFBLK: FileKind.BLOCK_DEVICE,
-}
 
 
 class Format(enum.IntEnum):
@@ -85,7 +76,7 @@ class Inode(NamedTuple):
     @property
     def kind(self) -> FileKind | None:
         """None where the mode has no known type, as in an inode that is free."""
-        return _KINDS.get(stat.S_IFMT(self.mode))
+        return kind_of_mode(self.mode)
 
     @property
     def rdev(self) -> int:
