@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import IO, Any
@@ -13,6 +14,7 @@ import click
 from mntapi.cli.keys import HELP as KEYS_HELP
 from mntapi.cli.keys import gather
 from mntapi.cli.output import complain
+from mntapi.cli.selection import tell_unreplayed
 from mntapi.errors import Invalid
 from mntapi.remote import is_url
 from mntapi.session.diskset import DiskSet, open_disks
@@ -28,6 +30,13 @@ class SetArguments:
 
     specs: tuple[DiskSpec, ...]
     options: OpenOptions
+
+    @contextmanager
+    def reading(self) -> Iterator[DiskSet]:
+        """The same for a verb that reads files: at its end it is told which volumes may lack their newest changes."""
+        with self.open() as disk_set:
+            yield disk_set
+            tell_unreplayed(disk_set)
 
     def open(self) -> DiskSet:
         """Open it in this process; its keys have then done their work. Raises what ``open_disks`` raises."""

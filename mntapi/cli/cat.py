@@ -20,7 +20,7 @@ from mntapi.units import MIB
 @click.argument("path")
 def command(disks: SetArguments, path: str) -> None:
     """Write the contents of the file PATH to standard output."""
-    with disks.open() as disk_set:
+    with disks.reading() as disk_set:
         content = _open_file(open_tree(disk_set), path)
         try:
             _write_all(content, sys.stdout.fileno())

@@ -38,7 +38,7 @@ def command(
     if len(paths) < 2:
         raise click.UsageError("cp needs at least one PATH and a DEST")
     *sources, destination = paths
-    with disks.open() as disk_set, progress_bar(quiet) as progress:
+    with disks.reading() as disk_set, progress_bar(quiet) as progress:
         tree = open_tree(disk_set, snapshots=False)
         copier = Copier(tree, CopyOptions(recursive=recursive, overwrite=overwrite, owner=owner), progress)
         missing = 0

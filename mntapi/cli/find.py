@@ -92,7 +92,7 @@ def command(
     if types:
         kinds = {_TYPES[letter] for letter in types}
         tests.append(lambda entry: entry.node.kind in kinds)
-    with disks.open() as disk_set:
+    with disks.reading() as disk_set:
         tree = open_tree(disk_set, snapshots=False)
         walker = Walker(tree)
         found = (hit for hit in _candidates(tree, walker, path) if all(test(hit[1]) for test in tests))

@@ -30,7 +30,7 @@ def command(disks: SetArguments, path: str, long: bool, recursive: bool, as_json
     Earlier states are beside the live files: /home/@2026-11-01T02:00:00Z; -R leaves them out. Where there is no guest,
     / lists the volumes, and /disk0p1/etc is a folder on one.
     """
-    with disks.open() as disk_set:
+    with disks.reading() as disk_set:
         tree = open_tree(disk_set, snapshots=not recursive)
         walker = Walker(tree)
         folders = _folders(tree, walker, path, recursive)

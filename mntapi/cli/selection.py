@@ -36,6 +36,12 @@ def tell_locked(disk_set: DiskSet) -> None:
         complain(f"note: {names} {'is' if is_one else 'are'} encrypted and locked: {how}")
 
 
+def tell_unreplayed(disk_set: DiskSet) -> None:
+    """Name the volumes that were read as they lie although their newest changes are elsewhere on standard error, each once."""
+    for name, reason in list(disk_set.unreplayed().items())[:_MAX_NAMED]:
+        complain(f"note: {name} is dirty: {reason}")
+
+
 def tell_ciphertext(volume: Volume) -> None:
     """Say on standard error what a copy of a volume will be that no key opened."""
     if volume.state is VolumeState.ENCRYPTED:

@@ -28,7 +28,7 @@ def command(disks: SetArguments, path: str, as_json: bool) -> int:
 
     mntapi cat and cp take the path that is shown: /home/@2026-11-01T02:00:00Z/ann/budget.ods.
     """
-    with disks.open() as disk_set:
+    with disks.reading() as disk_set:
         found = versions_of(assemble(disk_set, disk_set.guests), path)
     if as_json:
         emit_json([_as_object(found, place) for place in range(len(found))])

@@ -41,6 +41,7 @@ class Content:
 
 
 REPLAYED = "journal replayed in memory"
+_READABLE = frozenset({VolumeState.OK, VolumeState.DIRTY})
 
 
 class DiskSet:
@@ -86,21 +87,22 @@ class DiskSet:
         with self._lock:
             if volume.id not in self._contents:
                 content = self._contents[volume.id] = _content(volume)
-                if content.state is VolumeState.DIRTY:
-                    self._contents[volume.id] = self._replayed(volume, content)
+                if content.signature and content.signature.kind in READERS and content.state in _READABLE:
+                    self._contents[volume.id] = self._opened(volume, content)
             return self._contents[volume.id]
 
-    def _replayed(self, volume: Volume, content: Content) -> Content:
-        """What is to be said of a dirty volume after its file system was opened, which may be all that it needed."""
+    def _opened(self, volume: Volume, content: Content) -> Content:
+        """The same after its file system was opened: it may be damaged or of a kind that is not read, or dirty no more."""
         try:
             filesystem = self.filesystem(volume)
-        except MntapiError:
-            return content  # whoever reads it is told
-        if not isinstance(filesystem, Replaying):
+        except MntapiError as error:
+            state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
+            return replace(content, state=state, reason=_joined(str(error), volume.reason))
+        if content.state is not VolumeState.DIRTY or not isinstance(filesystem, Replaying):
             return content
         if filesystem.unreplayed is None:
-            return replace(content, state=VolumeState.OK, reason="; ".join(filter(None, (REPLAYED, volume.reason))))
-        return replace(content, reason="; ".join(filter(None, (filesystem.unreplayed, volume.reason))))
+            return replace(content, state=VolumeState.OK, reason=_joined(REPLAYED, volume.reason))
+        return replace(content, reason=_joined(filesystem.unreplayed, volume.reason))
 
     def filesystem(self, volume: Volume) -> FileSystem:
         """The reader of the volume's file system, opened once and closed with the set.
@@ -123,6 +125,15 @@ class DiskSet:
             return self.filesystem(volume).capacity()
         except MntapiError:
             return None
+
+    def unreplayed(self) -> dict[str, str]:
+        """Of the volumes whose files were looked at, those that may lack the newest changes: name to reason."""
+        with self._lock:
+            looked_at = [
+                volume for volume in self.volumes if not isinstance(self._filesystems.get(volume.id), MntapiError | None)
+            ]
+            found = {volume.name: self.content(volume) for volume in looked_at}
+        return {name: content.reason or "" for name, content in found.items() if content.state is VolumeState.DIRTY}
 
     def _open_filesystem(self, volume: Volume) -> FileSystem | MntapiError:
         content = self.content(volume)
@@ -210,8 +221,12 @@ def _content(volume: Volume) -> Content:
             signature, VolumeState.UNSUPPORTED, f"{signature.kind} has no reader in this version; --via kernel may mount it"
         )
     if signature.dirty:
-        return Content(signature, VolumeState.DIRTY, "; ".join(filter(None, (signature.dirty, volume.reason))))
+        return Content(signature, VolumeState.DIRTY, _joined(signature.dirty, volume.reason))
     return Content(signature, VolumeState.OK, volume.reason)
+
+
+def _joined(*reasons: str | None) -> str:
+    return "; ".join(filter(None, reasons))
 
 
 def _first_bytes(volume: Volume) -> str:

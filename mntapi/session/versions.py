@@ -101,10 +101,9 @@ def _live(tree: GuestTree, place: Place) -> Place:
     index = next(number for number, one in enumerate(tree.places.all) if one is place)
     if place.kind is Kind.MOUNT or place.snapshots:
         return place
-    for one in tree.places.all:
-        if index in one.snapshots or (one.snapshots and one.volume == place.volume and one.folder == place.folder):
-            return one
-    return place
+    shown = place.volume, place.subvolume, place.folder
+    alike = (one for one in tree.places.all if one.snapshots and (one.volume, one.subvolume, one.folder) == shown)
+    return next((one for one in tree.places.all if index in one.snapshots), next(alike, place))
 
 
 def _version(tree: GuestTree, place: Place, inner: Sequence[str], label: str) -> Version:

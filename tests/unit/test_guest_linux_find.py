@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from contract.guest_volumes import candidate, of_kind
+from contract.guest_volumes import candidate
+from contract.memory_btrfs import MemoryBtrfs
 from contract.memory_filesystem import Memory, MemoryFileSystem
 from mntapi.errors import Corrupt, ReadFailed
 from mntapi.guests import finder
@@ -108,12 +109,12 @@ def test_volumes_without_a_reader_and_broken_ones_are_left_out() -> None:
 
 def test_subvolumes_of_btrfs() -> None:
     fstab = b"UUID=b / btrfs subvol=@\nUUID=b /home btrfs subvol=/@home\nUUID=b /var btrfs subvolid=258\n"
-    top = of_kind({"@": system(fstab=fstab, home={}, var={}), "@home": {"ann": {}}}, "btrfs")
+    top = MemoryBtrfs({"@": system(fstab=fstab, home={}, var={}), "@home": {"ann": {}}}, ["@", "@home"])
     guest = only([candidate(top, "mbr:1-01", uuid="b", fs_kind="btrfs")])
     assert [(mount.path, mount.subvolume) for mount in guest.mounts] == [("/", "@"), ("/home", "@home"), ("/var", "id:258")]
     assert guest.hostname == "box"
-    flat = of_kind({"etc": system()["etc"], "usr": {}}, "btrfs")
-    assert only([candidate(flat, "mbr:1-01", fs_kind="btrfs")]).mounts[0].subvolume is None
+    flat = MemoryBtrfs({"etc": system()["etc"], "usr": {}})
+    assert only([candidate(flat, "mbr:1-01", fs_kind="btrfs")]).mounts[0].subvolume == "/"
 
 
 FIRST, SECOND = "a" * 64 + ".0", "b" * 64 + ".1"
@@ -284,7 +285,8 @@ def test_snappers_points_in_time() -> None:
     kept |= {"5": {"snapshot": {}}, "grub-snapshot.cfg": b"", "6": {"info.xml": INFO}}
     tree["@unused"] = {}
     home = {".snapshots": {"1": {"info.xml": b"nonsense", "snapshot": {}}}}
-    fs = of_kind({"@": {**tree, ".snapshots": kept}, "@home": home}, "btrfs")
+    paths = ["@/.snapshots", "@/.snapshots/3/snapshot", "@/.snapshots/4/snapshot", "@home/.snapshots/1/snapshot"]
+    fs = MemoryBtrfs({"@": {**tree, ".snapshots": kept}, "@home": home}, ["@", "@home", *paths])
     guest = only([candidate(fs, "mbr:1-01", uuid="b", fs_kind="btrfs")])
     first, second, third = guest.snapshots
     assert (first.path, first.volume, first.subvolume, first.folder) == ("/", "mbr:1-01", "@/.snapshots/3/snapshot", "/")

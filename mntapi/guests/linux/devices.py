@@ -106,11 +106,11 @@ class Devices:
         found = [one for one in self._candidates if test(one, value)]
         if not found:
             return Match(None, f"no volume with {shown} in the set{self._locked}")
-        if len(found) == 1 or _is_btrfs(found):
-            return Match(found[0])
         near = [one for one in found if one is self._root] or [
             one for one in found if one.volume.disk is not None and one.volume.disk == self._root.volume.disk
         ]
+        if len(found) == 1 or _is_btrfs(found):
+            return Match((near or found)[0])
         names = ", ".join(one.volume.name for one in found)
         if len(near) != 1:
             return Match(None, f"{names} all have {shown}")

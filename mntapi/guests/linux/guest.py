@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mntapi.errors import MntapiError
-from mntapi.guests.files import Below, GuestFiles
-from mntapi.guests.files import find as find_path
+from mntapi.guests.files import GuestFiles
 from mntapi.guests.finder import readable
 from mntapi.guests.linux import facts
 from mntapi.guests.linux.devices import Devices
 from mntapi.guests.linux.discoverable import discovered
 from mntapi.guests.linux.fstab import MAX_FSTAB, Mounting, parse_crypttab, parse_fstab
 from mntapi.guests.linux.joined import Joined
-from mntapi.guests.linux.mounts import by_place, is_swap, mount_point, mount_points, normal, subvolume_of
+from mntapi.guests.linux.mounts import by_place, is_swap, mount_point, mount_points, normal, settled, subvolume_of
 from mntapi.guests.linux.packages import find_packages
 from mntapi.guests.linux.release import Release, find_release
 from mntapi.guests.linux.roots import Root, filesystem_of, find_roots
 from mntapi.guests.linux.snapshots import Kept, described, snapper, timeshift
+from mntapi.guests.linux.subvolume_points import subvolume_points
 from mntapi.guests.linux.units import find_units
 from mntapi.guests.linux.users import MAX_PASSWD, parse_passwd
+from mntapi.guests.subvolumes import Catalog, catalog_of, shown_by
 from mntapi.guests.types import Candidate, Family, Guest, MountKind, MountPoint, PointInTime
 from mntapi.types import FileSystem
 
@@ -31,22 +32,34 @@ _MAX_TOLD = 8
 def find(candidates: Sequence[Candidate]) -> Iterator[Guest]:
     """Every Linux system whose root is on one of the volumes."""
     opened = list(readable(candidates))
-    filesystems = [fs for _, fs in opened]
+    filesystems = {candidate.volume.id: fs for candidate, fs in opened}
+    catalogs = _catalogs(filesystems)
     kept = timeshift(opened)
     for candidate, fs in opened:
+        for root in find_roots(fs, list(filesystems.values()), catalogs.get(candidate.volume.id)):
+            yield _Inspection(candidates, filesystems, catalogs, kept, candidate, root).guest()
+
+
+def _catalogs(filesystems: Mapping[str, FileSystem]) -> dict[str, Catalog]:
+    """The subvolumes of those volumes that have any."""
+    found = {}
+    for volume, fs in filesystems.items():
         try:
-            roots = list(find_roots(fs, filesystems))
+            catalog = catalog_of(fs)
         except MntapiError:
-            continue  # its top folder cannot be read; the volume itself is listed with the reason
-        for root in roots:
-            yield _Inspection(candidates, kept, candidate, root).guest()
+            continue  # whoever reads one of them is told why
+        if catalog is not None:
+            found[volume] = catalog
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Inspection:
-    """The set, and the root that is looked at."""
+    """The set, and the root that is looked at. ``filesystems`` and ``catalogs`` are by volume."""
 
     candidates: Sequence[Candidate]
+    filesystems: Mapping[str, FileSystem]
+    catalogs: Mapping[str, Catalog]
     kept: Sequence[Kept]
     candidate: Candidate
     root: Root
@@ -62,14 +75,15 @@ class _Inspection:
         machine_id = facts.machine_id(files, etc)
         if not any(mount.kind is MountKind.VOLUME and mount.path != "/" for mount in mounts):
             taken = [mount.path for mount in mounts]
-            more = discovered(self.candidates, self.candidate, files, machine_id, taken)
+            more = self._settled(discovered(self.candidates, self.candidate, files, machine_id, taken))
             self._join(tree, more)
             mounts = by_place([*mounts, *more])
         release = find_release(files, etc) or Release("")
         machine = facts.machine(files)
         uptimes = facts.uptimes(files, big_endian=machine.is_big_endian)
         made = facts.installed(files, etc)
-        snapshots = (*snapper(files, etc, mounts), *self._copies())
+        snapshots = (*snapper(files, etc, mounts, self.catalogs), *self._copies())
+        snapshots += (*subvolume_points(mounts, self.catalogs, self.filesystems, snapshots),)
         return Guest(
             family=Family.LINUX,
             volume=self.candidate.volume.id,
@@ -122,7 +136,10 @@ class _Inspection:
         named = next((one for one in entries if normal(one.target) == "/" and not is_swap(one)), None)
         found = [self._root_mount(named, devices), *mount_points(entries, devices, reasons)]
         files.reasons.extend(reasons[:_MAX_TOLD])
-        return by_place([*found, *self._deployed(files, {mount.path for mount in found})])
+        return by_place(self._settled([*found, *self._deployed(files, {mount.path for mount in found})]))
+
+    def _settled(self, mounts: Sequence[MountPoint]) -> list[MountPoint]:
+        return [settled(mount, self.catalogs.get(mount.volume or "")) for mount in mounts]
 
     def _root_mount(self, named: Mounting | None, devices: Devices) -> MountPoint:
         """The root is where it was found; what the guest says of it may contradict that."""
@@ -146,7 +163,17 @@ class _Inspection:
             )
         elif match.candidate is None:
             reason = f"by its fstab the root is {named.source}, which this may be or not: {match.reason}"
-        return replace(mount, subvolume=self.root.subvolume or subvolume_of(named.options), reason=reason)
+        else:
+            reason = reason or self._other_subvolume(named)
+        return replace(mount, reason=reason)
+
+    def _other_subvolume(self, named: Mounting) -> str | None:
+        """What is to be said if the guest's root is another subvolume of the same volume."""
+        catalog = self.catalogs.get(self.candidate.volume.id)
+        wanted = subvolume_of(named.options)
+        if catalog is None or wanted is None or catalog.find(wanted) is catalog.find(self.root.subvolume):
+            return None
+        return f"by its fstab the root is subvolume {wanted}: this may be a copy of it"
 
     def _deployed(self, files: GuestFiles, taken: set[str]) -> Iterator[MountPoint]:
         """What a deployment shows of the volume that it is on."""
@@ -177,8 +204,7 @@ class _Inspection:
 
     def _shown(self, mount: MountPoint) -> FileSystem:
         fs = next(one.filesystem() for one in self.candidates if one.volume.id == mount.volume)
-        path = f"{mount.subvolume or ''}/{mount.folder}"
-        return fs if normal(path) == "/" else Below(fs, find_path(fs, path))
+        return shown_by(fs, mount.subvolume, mount.folder)
 
 
 def _told(release: Release, made: tuple[int, str] | None) -> dict[str, str]:

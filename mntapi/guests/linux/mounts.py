@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from mntapi.errors import MntapiError
 from mntapi.guests.files import MAX_PATH
 from mntapi.guests.linux.devices import Devices, Match
 from mntapi.guests.linux.fstab import Mounting
+from mntapi.guests.subvolumes import TOP, TOP_LEVEL, Catalog, name_of
 from mntapi.guests.types import Candidate, MountKind, MountPoint
 from mntapi.types import VolumeState
 
@@ -22,6 +24,9 @@ functionfs fuse.gvfsd-fuse fuse.lxcfs fusectl hugetlbfs linprocfs linsysfs mqueu
 ramfs resctrl rootfs rpc_pipefs securityfs selinuxfs smackfs sysfs tmpfs tracefs usbdevfs usbfs"""
 VIRTUAL = frozenset(_VIRTUAL.split())
 """Types of which nothing is on a disk of its own."""
+
+_NUMBER = re.compile("0[0-7]{0,20}|[1-9][0-9]{0,19}")
+"""An id, as the kernel reads numbers: octal if it begins with 0."""
 
 
 def normal(path: str) -> str:
@@ -111,9 +116,25 @@ def subvolume_of(options: Sequence[str]) -> str | None:
     """The btrfs subvolume that the options choose; the path wins, as both must mean the same one."""
     chosen = dict(option.split("=", 1) for option in options if option.startswith(("subvol=", "subvolid=")))
     if "subvol" in chosen:
-        return normal(chosen["subvol"]).lstrip("/") or "/"
-    number = chosen.get("subvolid", "")
-    return f"id:{int(number, 0)}" if number.isdecimal() and len(number) < 20 else None
+        return normal(chosen["subvol"]).lstrip("/") or TOP
+    match = _NUMBER.fullmatch(chosen.get("subvolid", ""))
+    return f"id:{int(match[0], 8 if match[0].startswith('0') else 10)}" if match else None
+
+
+def settled(mount: MountPoint, catalog: Catalog | None) -> MountPoint:
+    """The mount point with its subvolume by path, where that is how it can be said.
+
+    Args:
+        catalog: the subvolumes of its volume, if that has any.
+    """
+    if catalog is None or mount.kind is not MountKind.VOLUME:
+        return mount
+    one = catalog.find(mount.subvolume)
+    if one is None:
+        lost = f"there is no subvolume {mount.subvolume or 'by default'}"
+        return replace(mount, reason="; ".join(filter(None, (lost, mount.reason))))
+    is_plain = mount.subvolume is None and one.id == TOP_LEVEL
+    return mount if is_plain else replace(mount, subvolume=name_of(one))
 
 
 def unreadable(candidate: Candidate) -> str | None:

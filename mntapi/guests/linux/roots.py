@@ -1,6 +1,7 @@
 """Recognising the root of a system, and where on its volume that is: mostly at the top, but not always.
 
-* On btrfs in a subvolume: ``@`` (Ubuntu, SUSE), ``@rootfs`` (Debian), ``root`` (Fedora).
+* On btrfs in a subvolume: the default one (SUSE), ``@`` (Ubuntu), ``@rootfs`` (Debian), ``root`` (Fedora), or any that lies at
+  the top. Of a subvolume and its snapshots one is the system; the others are what it was.
 * With OSTree and bootc in a deployment, ``/ostree/deploy/NAME/deploy/CHECKSUM.N``; ``/var`` is beside it.
 * NixOS without a lasting root has only ``/nix``, and its settings in a profile.
 
@@ -13,8 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from uuid import UUID
 
+from mntapi.errors import MntapiError
 from mntapi.guests.files import Below, GuestFiles, find
+from mntapi.guests.subvolumes import TOP_LEVEL, Catalog, Subvolume, name_of, shown_by
 from mntapi.types import FileKind, FileSystem
 from mntapi.units import KIB
 
@@ -26,9 +31,14 @@ MAX_ENTRY = 64 * KIB
 """Bytes of a boot loader's entry."""
 MAX_ENTRIES = 256
 """Entries that are read."""
+MAX_SUBVOLUMES = 64
+"""Subvolumes that are looked into."""
 _SUBVOLUMES = ("@", "@rootfs", "root", "@root", "@/.snapshots/1/snapshot")
+"""Where distributions put their roots; these are looked into first, and though they may be snapshots or read-only."""
 _RELEASES = "os-release lsb-release debian_version redhat-release SuSE-release alpine-release arch-release gentoo-release"
 _SETTINGS = (*_RELEASES.split(), "slackware-version", "system-release", "fstab", "passwd", "machine-id", "inittab", "NIXOS")
+_DEPTH = 2
+"""Names in the path of a subvolume that may be a root: ``__active/rootvol`` has as many."""
 _PROGRAMS = ("bin", "sbin", "lib", "usr", "nix")
 NIX_PROFILE = "/nix/var/nix/profiles/system"
 _ENTRIES = ("/boot/loader/entries", "/loader/entries")
@@ -47,34 +57,73 @@ class Root:
     details: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def find_roots(fs: FileSystem, others: Sequence[FileSystem]) -> Iterator[Root]:
-    """The roots on one volume, one for each way to hold it.
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """A folder that may be a root. ``line`` is the same of all subvolumes that are snapshots of one another."""
+
+    base: FileSystem
+    subvolume: str | None = None
+    line: UUID | int | None = None
+
+
+def find_roots(fs: FileSystem, others: Sequence[FileSystem], catalog: Catalog | None = None) -> Iterator[Root]:
+    """The roots on one volume, one for each way to hold it. What cannot be read is none; its volume is listed with the reason.
 
     Args:
         fs: the volume's file system.
         others: those of the whole set; one of them may be ``/boot``.
+        catalog: its subvolumes, if it has any.
     """
-    for base, subvolume in _tops(fs):
-        deployed = _deployed(base, subvolume, others)
-        if deployed is not None:
-            yield deployed
-        elif _is_root(GuestFiles(base)):
-            yield Root(base, "/", subvolume, details=_layout(GuestFiles(base)))
-        elif GuestFiles(base).has(f"{NIX_PROFILE}/etc"):
-            yield Root(base, "/", subvolume, f"{NIX_PROFILE}/etc", details=_layout(GuestFiles(base)))
-        else:
+    found: set[UUID | int | None] = set()
+    for top in _tops(fs, catalog):
+        root = None if top.line in found else _root_at(top, others)
+        if root is None:
             continue
-        return
+        yield root
+        found.add(top.line)
+        if top.base is fs:
+            return  # what lies in it is its own
 
 
-def _tops(fs: FileSystem) -> Iterator[tuple[FileSystem, str | None]]:
-    yield fs, None
-    if fs.kind != "btrfs":
+def _root_at(top: _Top, others: Sequence[FileSystem]) -> Root | None:
+    base, subvolume = top.base, top.subvolume
+    try:
+        deployed = _deployed(base, subvolume, others)
+    except MntapiError:
+        return None
+    if deployed is not None:
+        return deployed
+    files = GuestFiles(base)
+    if _is_root(files):
+        return Root(base, "/", subvolume, details=_layout(files))
+    if files.has(f"{NIX_PROFILE}/etc"):
+        return Root(base, "/", subvolume, f"{NIX_PROFILE}/etc", details=_layout(files))
+    return None
+
+
+def _tops(fs: FileSystem, catalog: Catalog | None) -> Iterator[_Top]:
+    if catalog is None:
+        yield _Top(fs)
         return
-    for name in _SUBVOLUMES:
-        node = GuestFiles(fs).node(name)
-        if node is not None and node.kind is FileKind.DIRECTORY:
-            yield Below(fs, node), name
+    for one in islice(_likely(catalog), MAX_SUBVOLUMES):
+        try:
+            yield _Top(shown_by(fs, f"id:{one.id}"), name_of(one), catalog.lines[one.id])
+        except MntapiError:
+            continue  # its folder says what is wrong with it
+
+
+def _likely(catalog: Catalog) -> Iterator[Subvolume]:
+    """The subvolumes that may be roots: the default one, those at usual places, then others that lie at the top.
+
+    Not those deeper down: containers keep theirs there.
+    """
+    named = [catalog.find(name) for name in (None, f"id:{TOP_LEVEL}", *_SUBVOLUMES)]
+    others = [
+        one
+        for one in catalog.all
+        if one.parent == TOP_LEVEL and not one.is_read_only and one.path is not None and one.path.count("/") < _DEPTH
+    ]
+    yield from {one.id: one for one in (*named, *others) if one is not None}.values()
 
 
 def _is_root(files: GuestFiles) -> bool:

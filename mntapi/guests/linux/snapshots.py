@@ -10,13 +10,14 @@ import calendar
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from mntapi.guests.files import GuestFiles, one_line
 from mntapi.guests.linux.mounts import normal
 from mntapi.guests.linux.release import parse_variables
+from mntapi.guests.subvolumes import Catalog, name_of
 from mntapi.guests.types import Candidate, MountKind, MountPoint, PointInTime
 from mntapi.types import FileKind, FileSystem
 from mntapi.units import KIB
@@ -32,13 +33,25 @@ _TIMESHIFT = "/timeshift/snapshots"
 
 
 @dataclass(frozen=True, slots=True)
-class _Info:
+class Info:
+    """What is recorded of one."""
+
     time_ns: int | None
     description: str | None
 
 
-def snapper(files: GuestFiles, etc: str, mounts: Sequence[MountPoint]) -> Iterator[PointInTime]:
-    """Those of each folder that Snapper looks after: the root, and what its settings name."""
+def snapper(
+    files: GuestFiles, etc: str, mounts: Sequence[MountPoint], catalogs: Mapping[str, Catalog]
+) -> Iterator[PointInTime]:
+    """Those of each folder that Snapper looks after: the root, and what its settings name.
+
+    Args:
+        files: the guest's tree.
+        etc: its folder of settings.
+        mounts: its mount points, their subvolumes by path.
+        catalogs: the subvolumes of volumes, by volume.
+    """
+    live = {(mount.volume, mount.subvolume, mount.folder) for mount in mounts}
     paths = {"/"}
     for entry in files.names(f"{etc}/snapper/configs", 256):
         variables = parse_variables(files.text(f"{etc}/snapper/configs/{entry.name}", MAX_INFO) or "")
@@ -48,7 +61,9 @@ def snapper(files: GuestFiles, etc: str, mounts: Sequence[MountPoint]) -> Iterat
         text = files.text(f"{place}/info.xml", MAX_INFO)
         node = files.node(f"{place}/snapshot")
         if text is not None and node is not None and node.kind is FileKind.DIRECTORY:
-            yield from _point(path, f"{place}/snapshot", mounts, _parse_info(text))
+            point = _point(path, f"{place}/snapshot", mounts, catalogs, _parse_info(text))
+            if point is not None and (point.volume, point.subvolume, point.folder) not in live:  # SUSE's root is one itself
+                yield point
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +81,9 @@ def timeshift(opened: Iterable[tuple[Candidate, FileSystem]]) -> list[Kept]:
         text = files.text(f"{_TIMESHIFT}/{name}/info.json", MAX_INFO)
         folder = f"{_TIMESHIFT}/{name}/localhost"
         if text is not None and files.has(folder):
-            told = _parse_json(text)
-            created = told.get("created", "")
-            time_ns = int(created) * _SECOND if re.fullmatch(r"\d{1,10}", created) else None
-            point = PointInTime("/", candidate.volume.id, folder, None, time_ns, one_line(told.get("comments", "")))
-            found.append(Kept(told.get("sys-uuid"), point))
+            told = parse_json(text)
+            point = PointInTime("/", candidate.volume.id, folder, None, told.info.time_ns, told.info.description)
+            found.append(Kept(told.uuid, point))
     return found
 
 
@@ -87,23 +100,27 @@ def _dated(opened: Iterable[tuple[Candidate, FileSystem]]) -> Iterator[tuple[Can
         yield from ((candidate, files, entry.name) for entry in files.names(_TIMESHIFT))
 
 
-def _point(path: str, place: str, mounts: Sequence[MountPoint], info: _Info) -> Iterator[PointInTime]:
+def _point(
+    path: str, place: str, mounts: Sequence[MountPoint], catalogs: Mapping[str, Catalog], info: Info
+) -> PointInTime | None:
     """Where the folder at ``place`` is on its volume: below the mount point that is nearest above it."""
     above = [mount for mount in mounts if mount.path == "/" or f"{place}/".startswith(f"{mount.path}/")]
     nearest = max(above, key=lambda mount: len(mount.path))
     if nearest.kind is not MountKind.VOLUME or nearest.volume is None or (nearest.subvolume or "").startswith("id:"):
-        return
+        return None
     inside = place.removeprefix(nearest.path if nearest.path != "/" else "")
-    folder = normal(f"{nearest.folder}/{inside}")
-    subvolume = None
-    if nearest.subvolume is not None:
-        subvolume, folder = normal(f"{nearest.subvolume}{folder}").lstrip("/"), "/"
-    yield PointInTime(path, nearest.volume, folder, subvolume, info.time_ns, info.description)
+    folder = normal(f"{nearest.subvolume or ''}/{nearest.folder}/{inside}")
+    catalog = catalogs.get(nearest.volume)
+    if catalog is None:
+        return PointInTime(path, nearest.volume, folder, None, info.time_ns, info.description)
+    one, folder = catalog.split(folder)
+    time_ns = info.time_ns if one is None or info.time_ns is not None or folder != "/" else one.created_ns
+    return PointInTime(path, nearest.volume, folder, name_of(one) if one else None, time_ns, info.description)
 
 
-def _parse_info(text: str) -> _Info:
+def _parse_info(text: str) -> Info:
     found = {match[1]: html.unescape(match[2]) for match in _ELEMENT.finditer(text)}
-    return _Info(_utc(found.get("date", "")), one_line(found.get("description", "")))
+    return Info(_utc(found.get("date", "")), one_line(found.get("description", "")))
 
 
 def _utc(text: str) -> int | None:
@@ -117,12 +134,24 @@ def _utc(text: str) -> int | None:
         return None
 
 
-def _parse_json(text: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Timeshift's description of a copy. ``uuid`` is that of the file system it is a copy of."""
+
+    uuid: str | None
+    info: Info
+
+
+def parse_json(text: str) -> Told:
+    """An ``info.json``; nothing is told by what is none."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+        found = None
+    told = {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    created = told.get("created", "")
+    time_ns = int(created) * _SECOND if re.fullmatch(r"[0-9]{1,10}", created) else None
+    return Told(told.get("sys-uuid"), Info(time_ns, one_line(told.get("comments", ""))))
 
 
 def described(points: Sequence[PointInTime]) -> dict[str, str]:

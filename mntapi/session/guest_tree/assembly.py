@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mntapi.errors import MntapiError, NotFound, Unsupported
 from mntapi.guests.files import find
+from mntapi.guests.subvolumes import TOP, shown_by
 from mntapi.guests.types import Family, Guest, MountKind, MountPoint, PointInTime
 from mntapi.session.guest_tree.links import names_in
 from mntapi.session.guest_tree.places import Kind, Origin, Place, Places
@@ -201,7 +202,7 @@ class _Assembly:
         elif mount.volume is None or mount.volume not in self._volumes:
             place.open = _missing(mount)
         else:
-            place.volume, place.folder = mount.volume, mount.folder
+            place.volume, place.folder, place.subvolume = mount.volume, mount.folder, mount.subvolume
             place.open = self._opener(self._volumes[mount.volume], mount.folder, mount.subvolume, is_windows=is_windows)
         return place
 
@@ -244,26 +245,25 @@ class _Assembly:
         self._put(found[0], Place(Kind.MOUNT, found[1], home, found[1][len(home) :], open=place.open))
 
     def _alone(self, volume: Volume, names: tuple[str, ...]) -> Place:
-        place = Place(Kind.VOLUME, names, names, (), volume=volume.id)
+        place = Place(Kind.VOLUME, names, names, (), volume=volume.id, subvolume=TOP)
         signature = self._set.content(volume).signature
         if signature is None or signature.usage is not Usage.SWAP:
-            place.open = self._opener(volume, "/", None, is_windows=False)
+            place.open = self._opener(volume, "/", TOP, is_windows=False)
         return place
 
     def _opener(self, volume: Volume, folder: str, subvolume: str | None, *, is_windows: bool) -> Callable[[], Origin]:
         def open_volume() -> Origin:
             filesystem = self._set.filesystem(volume)
-            if subvolume is not None:
-                raise Unsupported(f"subvolume {subvolume} cannot be read by this version", reason="subvolume")
-            return Origin(filesystem, find(filesystem, folder, fold=is_windows))
+            top = shown_by(filesystem, subvolume)
+            return Origin(filesystem, find(top, folder, fold=is_windows))
 
         return open_volume
 
     def _beside(self, index: int, place: Place) -> None:
         """The snapshots of the volume that a place shows."""
         for volume in self._copies.get(place.volume or "", ()) if place.volume else ():
-            opener = self._opener(volume, place.folder, None, is_windows=place.is_windows)
-            if self._add_snapshot(index, label_of(volume), moment_of(volume), opener, volume.id):
+            opener = self._opener(volume, place.folder, place.subvolume, is_windows=place.is_windows)
+            if self._add_snapshot(index, label_of(volume), moment_of(volume), opener, volume.id, place.subvolume):
                 self._placed.add(volume.id)
 
     def _point_in_time(self, point: PointInTime, home: tuple[str, ...], is_windows: bool) -> None:
@@ -276,7 +276,7 @@ class _Assembly:
             return
         opener = self._opener(volume, point.folder, point.subvolume, is_windows=is_windows)
         label = name_of(point.time_ns, point.description or point.subvolume or point.folder)
-        self._add_snapshot(live, label, point.time_ns, opener, volume.id)
+        self._add_snapshot(live, label, point.time_ns, opener, volume.id, point.subvolume)
 
     def _own_place(self, names: tuple[str, ...], home: tuple[str, ...]) -> int | None:
         """A folder that has snapshots of its own (a subvolume) as a place of its own; None if there is no such folder."""
@@ -294,7 +294,9 @@ class _Assembly:
         self._put(parent, Place(Kind.MOUNT, names, home, names[len(home) :], lambda: origin))
         return self._live[names]
 
-    def _add_snapshot(self, index: int, label: str, time_ns: int | None, opener: Callable[[], Origin], volume: str) -> bool:
+    def _add_snapshot(
+        self, index: int, label: str, time_ns: int | None, opener: Callable[[], Origin], volume: str, subvolume: str | None
+    ) -> bool:
         """Whether it was put beside its live tree; not where there are too many, or a mount point is no folder."""
         place, root = self._places.all[index], self._places.node(index)
         if root.kind is not FileKind.DIRECTORY or not self._left_snapshots:
@@ -303,7 +305,7 @@ class _Assembly:
         name = _free(self.tree, root, label)
         kind = Kind.SNAPSHOT if place.kind is Kind.MOUNT else Kind.VOLUME
         home = place.home if kind is Kind.SNAPSHOT else (*place.names, name)
-        shot = Place(kind, (*place.names, name), home, place.path, opener, volume, place.folder, place.is_windows)
+        shot = Place(kind, (*place.names, name), home, place.path, opener, volume, place.folder, subvolume, place.is_windows)
         shot.time_ns = time_ns
         added = self._places.add(shot)
         self._places.put(root, name, added)

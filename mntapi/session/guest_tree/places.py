@@ -58,6 +58,8 @@ class Place:
     volume: str | None = None
     """Id of the volume whose root or folder it shows."""
     folder: str = "/"
+    subvolume: str | None = None
+    """That of btrfs which the folder is in, as ``MountPoint.subvolume``."""
     is_windows: bool = False
     reason: str | None = None
     """Slug: why a folder of our own is empty."""
