@@ -176,6 +176,7 @@ def _describe(disk_set: DiskSet, volume: Volume) -> dict[str, Any]:
         "size": volume.size,
         "sector_size": volume.blocks.sector_size,
         "filesystem": content.signature.kind if content.signature else None,
+        "dirty": content.signature.dirty if content.signature else None,
         "state": content.state.value,
         "reason": content.reason,
         "read_only": why_read_only(volume),

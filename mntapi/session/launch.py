@@ -37,6 +37,8 @@ class FoundVolume:
     size: int
     sector_size: int
     filesystem: str | None
+    dirty: str | None
+    """Why the newest changes are not where they belong, whether or not our own readers make up for that."""
     state: str
     reason: str | None
     read_only: str | None

@@ -246,4 +246,9 @@ def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str, 
     with loop.attach(str(file), read_only=read_only, autoclear=True, sector_size=volume.sector_size) as device:
         entry.step("mount", target)
         mounted = kernel_mount.mount_kernel_filesystem(device.path, target, volume.filesystem, read_only=read_only)
-    return [f"{volume.name}: is mounted read-only"] if writing and not read_only and mounted.read_only else []
+    notes = [f"{volume.name}: is mounted read-only"] if writing and not read_only and mounted.read_only else []
+    if volume.dirty and mounted.read_only:
+        notes.append(
+            f"{volume.name}: {volume.dirty}: a read-only kernel mount leaves it so; with --overlay memory the kernel puts it right"
+        )
+    return notes

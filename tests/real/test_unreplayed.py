@@ -60,3 +60,16 @@ def test_a_volume_that_cannot_be_opened_is_not_ok(mntapi, tmp_path: Path) -> Non
     run("debugfs", "-w", "-R", "clri <2>", disk)
     (volume,) = mntapi.json("info", disk)["volumes"]
     assert volume["state"] == "damaged" and "inode 2 is not in use" in volume["reason"]
+
+
+def test_the_kernel_shows_it_as_it_lies_unless_it_may_write(mntapi, tmp_path: Path) -> None:
+    disk, target = snapshot(tmp_path), tmp_path / "target"
+    target.mkdir()
+    done = mntapi("mount", "--via", "kernel", disk, target)
+    shown = {path.name for path in (target / "disk0").iterdir()}
+    mntapi("umount", target)
+    assert "disk0: journal not replayed: a read-only kernel mount leaves it so" in done.stderr and "second" not in shown
+    done = mntapi("mount", "--via", "kernel", "--overlay", "memory", disk, target)
+    content = (target / "disk0/second").read_text()
+    mntapi("umount", target)
+    assert "not replayed" not in done.stderr and content == "2"
