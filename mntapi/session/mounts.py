@@ -249,6 +249,6 @@ def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str, 
     notes = [f"{volume.name}: is mounted read-only"] if writing and not read_only and mounted.read_only else []
     if volume.dirty and mounted.read_only:
         notes.append(
-            f"{volume.name}: {volume.dirty}: a read-only kernel mount leaves it so; with --overlay memory the kernel puts it right"
+            f"{volume.name}: {volume.dirty}: a read-only kernel mount leaves it so; --overlay memory lets the kernel replay it"
         )
     return notes

@@ -17,8 +17,8 @@ from mntapi.errors import Corrupt, MntapiError, Unsupported
 from mntapi.types import Blocks
 from mntapi.volumes.luks import metadata
 from mntapi.volumes.luks.header import Header, Place, known_uuid
-from mntapi.volumes.luks.scheme import HEAD as BINARY_LENGTH
-from mntapi.volumes.luks.scheme import MAGIC, SECOND_MAGIC, SIZES
+from mntapi.volumes.luks.places import HEAD as BINARY_LENGTH
+from mntapi.volumes.luks.places import MAGIC, SECOND_MAGIC, SIZES
 
 _BINARY = struct.Struct(">6sHQQ48s32s64s40s48sQ184x64s")
 _CHECKSUM_AT = 448

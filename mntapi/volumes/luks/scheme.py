@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING
 from mntapi.blocks import read_clipped
 from mntapi.keys import KeyKind, Keys, Secret
 from mntapi.types import Volume
-from mntapi.units import KIB
+from mntapi.volumes.luks.places import HEAD, MAGIC, SECOND_MAGIC, SIZES
 
 if TYPE_CHECKING:
     from mntapi.volumes.luks.container import Containers
 
 NAME = "luks"
-MAGIC = b"LUKS\xba\xbe"
-HEAD = 4096
-"""Bytes of the binary part of a LUKS2 header; that of LUKS1 is shorter."""
-SECOND_MAGIC = b"SKUL\xba\xbe"
-SIZES = tuple((16 * KIB) << step for step in range(9))
-"""Bytes that one copy of a LUKS2 header may have, 16 KiB to 4 MiB; the second lies behind the first."""
 _VERSIONS = (b"\0\1", b"\0\2")
 
 
