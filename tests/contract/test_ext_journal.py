@@ -74,6 +74,15 @@ def opened(image: Path) -> Iterator[ExtFileSystem]:
         blocks.close()
 
 
+def _needs_replay(copy: Path) -> bool:
+    """Whether the tree is another one without the journal: somebody else's sync(1) may have brought all to its place."""
+    with as_it_lies(copy) as stale, opened(copy) as filesystem:
+        try:
+            return walk(stale) != walk(filesystem)
+        except Corrupt:
+            return True
+
+
 def _replayed_by_e2fsck(filesystem: ExtFileSystem, copy: Path) -> bytes:
     """The image after e2fsck wrote the journal to its places, but for the two superblocks, which say that it did."""
     done = copy.with_name("by-e2fsck")
@@ -112,7 +121,7 @@ CASES = {
 def test_the_tree_is_that_of_the_kernels_replay(case: str, tmp_path: Path) -> None:
     need_root()
     make, options = CASES[case]
-    copy = crashed(tmp_path, make, options)
+    copy = next(copy for copy in (crashed(tmp_path, make, options) for _ in range(5)) if _needs_replay(copy))
     before = hashlib.sha256(copy.read_bytes()).digest()
     with opened(copy) as filesystem:
         assert filesystem.unreplayed is None
@@ -121,11 +130,6 @@ def test_the_tree_is_that_of_the_kernels_replay(case: str, tmp_path: Path) -> No
         with mounted(shutil.copy(copy, tmp_path / "replayed"), "rw") as top:
             check_filesystem(filesystem, tree_of(top))
     assert hashlib.sha256(copy.read_bytes()).digest() == before
-    with as_it_lies(copy) as stale, opened(copy) as filesystem:
-        try:
-            assert walk(stale) != walk(filesystem)  # or this test would show nothing
-        except MntapiError as error:
-            assert isinstance(error, Corrupt)
 
 
 @pytest.mark.root
