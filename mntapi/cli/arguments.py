@@ -35,8 +35,10 @@ class SetArguments:
     def reading(self) -> Iterator[DiskSet]:
         """The same for a verb that reads files: at its end it is told which volumes may lack their newest changes."""
         with self.open() as disk_set:
-            yield disk_set
-            tell_unreplayed(disk_set)
+            try:
+                yield disk_set
+            finally:
+                tell_unreplayed(disk_set)
 
     def open(self) -> DiskSet:
         """Open it in this process; its keys have then done their work. Raises what ``open_disks`` raises."""

@@ -10,7 +10,7 @@ from mntapi.session.diskset import DiskSet
 from mntapi.types import Image, Volume, VolumeState
 
 _MAX_NAMED = 8
-"""Locked volumes that are named; the others are counted."""
+"""Volumes that are named; the others are counted."""
 
 disk_index_option = click.option(
     "--disk-index", metavar="N", type=click.IntRange(min=0), help="Only the disk that info shows as diskN."
@@ -38,8 +38,11 @@ def tell_locked(disk_set: DiskSet) -> None:
 
 def tell_unreplayed(disk_set: DiskSet) -> None:
     """Name the volumes that were read as they lie although their newest changes are elsewhere on standard error, each once."""
-    for name, reason in list(disk_set.unreplayed().items())[:_MAX_NAMED]:
+    dirty = list(disk_set.unreplayed().items())
+    for name, reason in dirty[:_MAX_NAMED]:
         complain(f"note: {name} is dirty: {reason}")
+    if len(dirty) > _MAX_NAMED:
+        complain(f"note: {len(dirty) - _MAX_NAMED} more volumes are dirty; mntapi info shows all")
 
 
 def tell_ciphertext(volume: Volume) -> None:

@@ -265,7 +265,7 @@ def test_revocations_past_their_block(plain: Broken) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("limit", "why"),
-    [("MAX_OWN", "too many transactions"), ("MAX_COPIES", "too many blocks"), ("MAX_REVOKED", "too many blocks")],
+    [("MAX_READ", "too long to walk"), ("MAX_COPIES", "too many blocks"), ("MAX_REVOKED", "too many blocks")],
 )
 def test_what_is_too_much(broken: Broken, limit: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, limit, 0)
@@ -299,3 +299,23 @@ def test_damage_anywhere_in_the_journal(broken: Broken, plain: Broken, seed: int
         for node in walk(filesystem).values():
             if node.kind is FileKind.FILE and node.reason is None:
                 read(filesystem.open(node), 0, min(node.size, 65536))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("wide", ["64bit", "^64bit"])
+def test_tags_with_checksums_of_version_2(wide: str, tmp_path: Path) -> None:
+    """What no kernel writes by default, debugfs can: e2fsck says where the blocks belong."""
+    need("debugfs", "e2fsck")
+    image, content = tmp_path / "image", tmp_path / "content"
+    with image.open("wb") as out:
+        out.truncate(64 << 20)
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", f"metadata_csum,{wide}", image)
+    content.write_bytes(b"".join(bytes([0xA0 + index]) * 4096 for index in range(4)))
+    run("debugfs", "-w", "-f", "-", image, stdin=f"jo -c -v 2\njw -b 8000,8010,8020,8030 {content}\njc\n")
+    with opened(image) as filesystem:
+        assert filesystem.unreplayed is None
+        ours = [read(filesystem._volume, number * 4096, 4096) for number in (8000, 8010, 8020, 8030)]
+    assert b"".join(ours) == content.read_bytes()
+    run("e2fsck", "-p", "-E", "journal_only", image)
+    replayed = image.read_bytes()
+    assert ours == [replayed[number * 4096 :][:4096] for number in (8000, 8010, 8020, 8030)]

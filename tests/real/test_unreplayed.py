@@ -72,3 +72,9 @@ def test_the_kernel_shows_it_as_it_lies_unless_it_may_write(mntapi, tmp_path: Pa
     content = (target / "disk0/second").read_text()
     mntapi("umount", target)
     assert "not replayed" not in done.stderr and content == "2"
+
+
+def test_a_file_that_is_in_the_journal_only(mntapi, tmp_path: Path) -> None:
+    disk = snapshot(tmp_path, "-O", "fast_commit")
+    error = mntapi("cat", disk, "/disk0/second", code=4).stderr
+    assert "no such name" in error and "note: disk0 is dirty" in error

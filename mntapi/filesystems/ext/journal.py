@@ -35,6 +35,8 @@ _LONG = struct.Struct(">Q")
 _ESCAPED, _SAME_UUID, _LAST = 0x1, 0x2, 0x8
 _UUID_SIZE = 16
 _TAIL = 4
+_UNUSED_V2 = 2
+"""Bytes at the end of each tag with ``CSUM_V2`` (``journal_tag_bytes``): room for a checksum that is stored elsewhere."""
 _CHECKSUM_AT = 16
 """Byte of the checksum in a commit block."""
 _DEFAULT_FAST_BLOCKS = 256
@@ -142,6 +144,8 @@ def parse_tags(raw: bytes, superblock: JournalSuperblock) -> Iterator[Tag]:
     is_wide = bool(superblock.incompat & Incompat.BIT64)
     is_third = bool(superblock.incompat & Incompat.CSUM_V3)
     size = _TAG3.size if is_third else _TAG.size + (_WORD.size if is_wide else 0)
+    if superblock.incompat & Incompat.CSUM_V2:
+        size += _UNUSED_V2
     at, flags = _HEADER.size, 0
     while at + size <= end and not flags & _LAST:
         if is_third:

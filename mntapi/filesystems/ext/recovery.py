@@ -35,11 +35,13 @@ from mntapi.filesystems.ext.journal import (
     parse_tags,
 )
 from mntapi.types import Blocks, Extent, ExtentKind
+from mntapi.units import MIB
 
 MAX_COPIES = 1 << 19
 """Blocks in the transactions that count: 2 GiB of 4 KiB. The largest journal that mke2fs makes by itself has half."""
-MAX_OWN = 1 << 16
-"""Descriptors, revocations and commits among them."""
+MAX_READ = 256 * MIB
+"""Bytes of a log that are read to walk it: descriptors, revocations, commits, and, where a commit has a checksum of its whole
+transaction, the copies too. Without those a full log of 1 GiB has some 10 MiB."""
 MAX_REVOKED = 1 << 20
 """Revocations."""
 _ESCAPED_MAGIC = bytes.fromhex("c03b3998")
@@ -101,7 +103,7 @@ class Log:
         self._newest: dict[int, int] = {}
         self._revoked: dict[int, int] = {}
         self._at = self.superblock.start
-        self._walked = self._own = 0
+        self._walked = self._read = 0
         self.transactions = 0
         """Complete ones so far."""
 
@@ -128,6 +130,9 @@ class Log:
         return has_fast_commits(self._block(self.superblock.last + 1), self.sequence)
 
     def _block(self, index: int) -> bytes:
+        self._read += self.superblock.block_size
+        if self._read > MAX_READ:
+            raise Unsupported("the journal takes too long to walk", expected=f"at most {MAX_READ} bytes", reason="journal-size")
         return read(self._journal, index * self.superblock.block_size, self.superblock.block_size)
 
     def _next(self) -> int:
@@ -157,7 +162,7 @@ class Log:
         total = TransactionChecksum()
         is_right = True
         while True:
-            raw = self._own_block()
+            raw = self._block(self._next())
             header = parse_header(raw)
             if header is None or header[1] != self.sequence:
                 return None
@@ -177,15 +182,6 @@ class Log:
             else:
                 return None
             self._check_room(len(found), len(revoked))
-
-    def _own_block(self) -> bytes:
-        """The next block, which should be one of the journal's own."""
-        self._own += 1
-        if self._own > MAX_OWN:
-            raise Unsupported(
-                "the journal has too many transactions", expected=f"at most {MAX_OWN} blocks", reason="journal-size"
-            )
-        return self._block(self._next())
 
     def _check_room(self, copies: int, revoked: int) -> None:
         """Raise Unsupported if there is no room for so many more."""
