@@ -1,8 +1,9 @@
-"""CRC-32C (Castagnoli): the checksum of VHDX, of the device-mapper's metadata, of btrfs and others.
+"""CRC-32C (Castagnoli): the checksum of VHDX, of the device-mapper's metadata, of XFS, btrfs and others.
 
 Python has CRC-32 only. ISA-L does it where the host has that. Elsewhere a loop over bytes does 8 MB/s, too slow for a log of
 some megabytes: so the data is cut into columns, ``bytes.translate`` looks up one byte of every column at once, and the columns'
-checksums are then joined: up to 100 MB/s.
+checksums are then joined: up to 100 MB/s. One block alone has too few columns for that; the columns of many blocks do as well
+as those of a long one, so whoever has many asks for theirs together.
 
 Source: RFC 3720, appendix B.4 (polynomial and test vectors); Mark Adler's ``crc32_combine`` in zlib for the joining.
 """
@@ -14,8 +15,8 @@ from functools import cache
 from mntapi.isal import library
 
 _POLYNOMIAL = 0x82F63B78
-_ROWS = 256
-"""Bytes in a column."""
+_ROWS = 128
+"""Bytes in a column: with more of them long data is a little faster, and a block of some KiB much slower."""
 _WORTH_IT = 16
 """Bytes from which on a call of the library pays."""
 
@@ -38,6 +39,15 @@ def crc32c_raw(state: int, data: bytes) -> int:
     for byte in data:
         state = table[(state ^ byte) & 0xFF] ^ state >> 8
     return state
+
+
+def crc32c_each(data: bytes, size: int) -> tuple[int, ...]:
+    """The CRC-32C of each ``size`` bytes of ``data``, whose length is a multiple of that."""
+    per_piece, rest = divmod(size, _ROWS)
+    if rest or library() is not None:
+        return tuple(crc32c(data[at : at + size]) for at in range(0, len(data), size))
+    columns = _columns(data, len(data) // _ROWS)
+    return tuple(_join(0xFFFFFFFF, columns[at : at + per_piece]) ^ 0xFFFFFFFF for at in range(0, len(columns), per_piece))
 
 
 @cache

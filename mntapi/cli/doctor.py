@@ -17,7 +17,7 @@ _MARKS = {True: "ok", False: "MISSING", None: ""}
 @click.command("doctor", short_help="What this host has and lacks.")
 @json_option
 def command(as_json: bool) -> int:
-    """Check FUSE, loop devices, the kernel's file systems, confinement and memory; say what is missing and how to get it."""
+    """Check FUSE, loop devices, file systems of the kernel, confinement, libraries, memory; say how to get what is missing."""
     findings = list(examine())
     if as_json:
         emit_json([asdict(finding) for finding in findings])

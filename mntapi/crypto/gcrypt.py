@@ -1,7 +1,7 @@
 """The C library libgcrypt, where the host has it: the few of its functions that encrypt, decrypt and hash.
 
-This is the one place outside ``kernel/`` that uses ctypes: no package for Python offers these ciphers, or decrypts many XTS
-sectors without an object for each.
+It is called by ctypes, because no package for Python offers these ciphers, or decrypts many XTS sectors without an object for
+each.
 
 Source: The Libgcrypt Reference Manual 1.10, sections 5 (symmetric cryptography), 7 (hashing), 8 (key derivation).
 """

@@ -5,9 +5,10 @@ Source: inode(7); Linux include/linux/fs_types.h for the numbers in folders, whi
 
 from __future__ import annotations
 
+import os
 import stat
 
-from mntapi.errors import Invalid, IsADirectory
+from mntapi.errors import Corrupt, Invalid, IsADirectory
 from mntapi.types import FileKind, Node
 
 MODE_BITS = {
@@ -50,3 +51,10 @@ def check_is_link(node: Node) -> None:
     """Raise Invalid for what has no target."""
     if node.kind is not FileKind.SYMLINK:
         raise Invalid(f"inode {node.inode} is no symbolic link")
+
+
+def target_of(raw: bytes) -> str:
+    """The target of a symbolic link, from its bytes. Raises Corrupt for what no link leads to: nothing, or a name with NUL."""
+    if not raw or b"\0" in raw:
+        raise Corrupt("the target of a symbolic link is none", expected="a path", found=raw[:32].hex() or "nothing")
+    return os.fsdecode(raw)

@@ -9,7 +9,10 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mntapi import isal
+from mntapi.crypto import gcrypt
 from mntapi.errors import MntapiError
+from mntapi.filesystems.btrfs.checksums import has_libxxhash
 from mntapi.kernel import fusemount, landlock, loop
 from mntapi.kernel.filesystems import available
 from mntapi.kernel.nodes import ensure_node
@@ -106,6 +109,19 @@ def _confinement() -> Iterator[Finding]:
     yield Finding("seccomp", known, "filter for this machine" if known else f"no filter for {platform.machine()}")
 
 
+def _libraries() -> Iterator[Finding]:
+    """Those of C that are used where the host has them."""
+    for name, found, use, package in (
+        ("ISA-L", isal.library() is not None, "CRC-32C checksums and the parity of RAID at full speed", "libisal2"),
+        ("libgcrypt", gcrypt.library() is not None, "decrypting at full speed, and ciphers other than AES", "libgcrypt20"),
+        ("libxxhash", has_libxxhash(), "the checksum xxhash64 of btrfs at full speed", "libxxhash0"),
+    ):
+        if found:
+            yield Finding(name, True, use)
+        else:
+            yield Finding(name, None, f"not installed; needed only for {use}", f"apt-get install {package}")
+
+
 def _memory() -> Iterator[Finding]:
     import psutil
 
@@ -126,6 +142,7 @@ _LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _loop,
     _kernel_file_systems,
     _confinement,
+    _libraries,
     _memory,
     _run_directory,
 )

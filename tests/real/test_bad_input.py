@@ -215,3 +215,18 @@ def test_no_descriptor_is_left_open(disk: RealDisk, tmp_path: Path) -> None:
         with pytest.raises(MntapiError):
             open_disks(str(disk.vmdk), str(tmp_path / "empty"))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_link_to_nothing_that_can_be_named(mntapi, tmp_path: Path) -> None:
+    """Zeros in a link's target, as a crash leaves them: that link is an error, and all else is copied."""
+    need("mke2fs", "debugfs")
+    tree, disk, out = tmp_path / "tree", tmp_path / "disk", tmp_path / "out"
+    (tree / "d").mkdir(parents=True)
+    for name in ("a", "z"):
+        (tree / "d" / name).write_text(name)
+    (tree / "d" / "link").symlink_to("elsewhere")
+    run("mke2fs", "-q", "-t", "ext2", "-d", tree, disk, "4M")
+    run("debugfs", "-w", "-R", "set_inode_field /d/link block[1] 0", disk)
+    done = mntapi("cp", "-r", disk, "/disk0/d", out, code=3)
+    assert "/disk0/d/link" in done.stderr and "target of a symbolic link" in done.stderr
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {"a", "z"}

@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from mntapi.filesystems.btrfs.checksums import ALGORITHMS, plain_xxh64, xxh64_by
+from mntapi import crc32c
+from mntapi.filesystems.btrfs import checksums
+from mntapi.filesystems.btrfs.checksums import ALGORITHMS, has_libxxhash, plain_xxh64, xxh64_by
 from mntapi.filesystems.btrfs.xxh64 import xxh64
 
 NOISE = random.Random(1).randbytes(20_000)
@@ -31,6 +33,30 @@ def test_the_library_agrees_with_our_own() -> None:
         assert ALGORITHMS[1].of(content) == plain_xxh64(content)
     assert xxh64_by("libnone.so") is plain_xxh64
     assert xxh64_by("libc.so.6") is plain_xxh64  # a library without the function
+
+
+def test_whether_there_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    for digest, found in ((plain_xxh64, False), (lambda data: data, True)):
+        monkeypatch.setattr(checksums, "_XXH64", digest)
+        assert has_libxxhash() is found
+
+
+def test_crc32c_of_many_sectors_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the definition: sectors are verified together."""
+    monkeypatch.setattr(crc32c, "library", lambda: None)
+    monkeypatch.setattr(crc32c, "crc32c_raw", None)  # of one sector alone, which is slow
+    pieces = b"123456789".ljust(128, b"a"), bytes(128), b"\xff" * 128
+    expected = b"".join(one.to_bytes(4, "little") for one in map(bit_by_bit, pieces))
+    assert ALGORITHMS[0].each(memoryview(b"".join(pieces)), 128) == expected
+
+
+def bit_by_bit(data: bytes) -> int:
+    state = 0xFFFFFFFF
+    for byte in data:
+        state ^= byte
+        for _ in range(8):
+            state = state >> 1 ^ (0x82F63B78 if state & 1 else 0)
+    return state ^ 0xFFFFFFFF
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS)

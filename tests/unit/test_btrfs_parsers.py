@@ -441,3 +441,60 @@ def test_subvolumes_that_contain_themselves() -> None:
     circle = place(257, 256, b"up"), place(256, 257, b"down"), place(258, 258, b"self"), place(999, 259, b"gone")
     found = paths_of(*circle, place(256, 260, b"below"), place(5, 261, b"sound"))
     assert found == {5: "", 256: None, 257: None, 258: None, 259: None, 260: None, 261: "sound"}
+
+
+class CountingTree(FakeTree):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def floor(self, key: tuple[int, int, int]) -> Item | None:
+        self.asked += 1
+        return super().floor(key)
+
+
+def deep(count: int) -> tuple[Roots, CountingTree]:
+    """``count`` subvolumes in the undermost of as many folders, and one in the top folder."""
+    below = 300 + count - 1
+    tree = CountingTree(folder(300, 256, b"d"), *(folder(number, number - 1, b"d") for number in range(301, below + 1)))
+    inner = [place(5, number, b"s", below) for number in range(256, 256 + count)]
+    top = place(5, 256 + count, b"top")
+    return read(subvolume(5), *(subvolume(number) for number in range(256, 257 + count)), *inner, top), tree
+
+
+def test_folders_are_looked_up_once() -> None:
+    roots, tree = deep(40)
+    paths = Paths(roots, [tree] * len(roots.all))  # type: ignore[list-item]
+    assert [paths.of(one.number) for one in roots.all] == ["", *["d/" * 40 + "s"] * 40, "top"]
+    assert tree.asked == 40
+
+
+def test_folders_without_place_are_looked_up_once() -> None:
+    circle = CountingTree(*(folder(number, 300 + (number + 1) % 40, b"d") for number in range(300, 340)))
+    roots = read(subvolume(5), *(subvolume(256 + n) for n in range(40)), *(place(5, 256 + n, b"s", 300 + n) for n in range(40)))
+    paths = Paths(roots, [circle] * len(roots.all))  # type: ignore[list-item]
+    assert [paths.of(one.number) for one in roots.all] == ["", *[None] * 40]
+    assert circle.asked == 40
+
+
+def test_a_damaged_folder() -> None:
+    cut = item(b"", 300, Type.INODE_REF, 256)
+    found = paths_of(place(5, 256, b"a", 300), place(5, 257, b"b"), folders=(cut,))
+    assert (found[256], found[257]) == (None, "b")
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_FOLDERS", 39), ("MAX_PATHS", 1000)])
+def test_too_many_folders_around_subvolumes(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too deep has no path; what needs none of that has."""
+    monkeypatch.setattr(subvolumes, limit, value)
+    roots, tree = deep(40)
+    paths = Paths(roots, [tree] * len(roots.all))  # type: ignore[list-item]
+    found = {one.number: paths.of(one.number) for one in roots.all}
+    assert (found[5], found[256], found[296]) == ("", None, "top") and tree.asked <= 40
+
+
+def test_long_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that fit into what is left are told still."""
+    monkeypatch.setattr(subvolumes, "MAX_PATHS", 20)
+    found = paths_of(place(5, 256, b"a" * 10), place(256, 257, b"b"), place(5, 258, b"short"), place(258, 259, b"c"))
+    assert found == {5: "", 256: "a" * 10, 257: None, 258: "short", 259: None, 260: None, 261: None}

@@ -8,7 +8,7 @@ import pytest
 
 from mntapi import crc32c as module
 from mntapi import isal
-from mntapi.crc32c import crc32c
+from mntapi.crc32c import crc32c, crc32c_each
 
 
 @pytest.fixture(params=["ISA-L", "Python"], autouse=True)
@@ -48,3 +48,20 @@ def one_bit_at_a_time(data: bytes) -> int:
 def test_long_data(length: int) -> None:
     data = random.Random(length).randbytes(length)
     assert crc32c(data) == one_bit_at_a_time(data)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 5), (100, 3), (128, 2), (256, 1), (512, 9), (4096, 3), (512, 0)])
+def test_many_pieces(size: int, count: int) -> None:
+    data = random.Random(size).randbytes(size * count)
+    expected = tuple(one_bit_at_a_time(data[at : at + size]) for at in range(0, len(data), size))
+    assert crc32c_each(data, size) == expected
+
+
+def test_many_pieces_are_looked_up_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the library: one pass over the columns of all, not one for each piece."""
+    passes = []
+    columns = module._columns
+    crc32c_each(bytes(4096), 4096)  # makes the tables
+    monkeypatch.setattr(module, "_columns", lambda *arguments: passes.append(1) or columns(*arguments))
+    crc32c_each(bytes(64 * 4096), 4096)
+    assert len(passes) <= 1

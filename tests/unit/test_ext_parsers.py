@@ -189,12 +189,12 @@ def test_folders_with_holes_or_too_much_damage() -> None:
     runs.add(1024, 0)
     runs.add(1024, None)
     block = dirent(7, 1024, b"name").ljust(1024, b"\0")
-    listed = list_linear(RunBlocks(Memory(block), runs, 2048), 1024, 1 << 20, encrypted=False)
+    listed = list_linear(RunBlocks(Memory(block), runs, 2048), 1024, 1 << 20, lambda raw, at: None, encrypted=False)
     assert next(listed).name == "name"
     with pytest.raises(Corrupt, match="hole"):
         next(listed)
     with pytest.raises(Corrupt, match="does not fit"):
-        list(list_linear(Memory(bytes(3000 * 512)), 512, 1 << 30, encrypted=False))
+        list(list_linear(Memory(bytes(3000 * 512)), 512, 1 << 30, lambda raw, at: None, encrypted=False))
 
 
 def test_encrypted_names_fit_and_differ() -> None:

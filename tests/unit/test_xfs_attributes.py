@@ -121,6 +121,8 @@ class TestAttributes:
             (1, 10, b"XARM", "another part"),
             (0, 0, b"XARM", "another part"),
             (0, 457, b"XARM", "another part"),
+            (0, 9, b"XARM", "another part"),
+            (0, 11, b"XARM", "another part"),
             (0, 10, b"XARN", "no value"),
         ):
             raw = bytearray(struct.pack(">4s2I4x16sQQ", magic, offset, length, sb.uuid, 9, 11).ljust(BLOCK, b"v"))
@@ -133,6 +135,27 @@ class TestAttributes:
                 continue
             with pytest.raises(Corrupt, match=message):
                 reader._value(0, 10, 0)
+
+    def test_parts_of_a_value_are_as_long_as_can_be(self) -> None:
+        """With parts of one byte each, 64 KiB would be 65536 blocks to verify."""
+        sb = superblock(version=0xB4A5, inode_size=512, inode_log=9, inodes_per_block=1, inodes_per_block_log=0)
+        full = BLOCK - 56
+        for lengths in ((full, full, 10), (1, 1, 1), (full, 1, 1), (full, full - 1, 11)):
+            blocks, done, runs = {}, 0, RunList()
+            for place, length in enumerate(lengths, 11):
+                raw = bytearray(struct.pack(">4s2I4x16sQQ", b"XARM", done, length, sb.uuid, 9, place).ljust(BLOCK, b"v"))
+                struct.pack_into("<I", raw, 12, checksum_of(bytes(raw), 12))
+                blocks[place] = bytes(raw)
+                runs.add(BLOCK, place * BLOCK)
+                done += length
+            reader = AttributeBlocks(Mapped(metadata_of(volume_of(blocks), sb), runs, 9, 0), BLOCK, 5)
+            if lengths == (full, full, 10):
+                assert reader._value(0, 2 * full + 10, 0) == b"v" * (2 * full + 10)
+                continue
+            with pytest.raises(Corrupt, match="another part") as raised:
+                reader._value(0, 2 * full + 10, 0)
+            first = next(at for at, (is_, want) in enumerate(zip(lengths, (full, full, 10), strict=True)) if is_ != want)
+            assert raised.value.offset == (11 + first) * BLOCK
 
     @pytest.mark.parametrize(
         ("raw", "message", "offset"),

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mntapi.crc32c import crc32c
+from mntapi.crc32c import crc32c, crc32c_each
 from mntapi.filesystems.btrfs.xxh64 import xxh64
 
 Digest = Callable[[bytes], bytes]
+Digests = Callable[[bytes, int], bytes]
+"""Of each so many bytes, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +30,23 @@ class Algorithm:
     name: str
     size: int
     of: Digest
+    together: Digests | None = None
+    """For those that are faster for many sectors at once."""
 
     def each(self, sectors: memoryview, size: int) -> bytes:
         """Those of whole sectors of ``size`` bytes, one after the other."""
+        if self.together is not None:
+            return self.together(bytes(sectors), size)
         return b"".join(self.of(bytes(sectors[at : at + size])) for at in range(0, len(sectors), size))
 
 
 def _crc32c(data: bytes) -> bytes:
     return crc32c(data).to_bytes(4, "little")
+
+
+def _crc32c_each(sectors: bytes, size: int) -> bytes:
+    found = crc32c_each(sectors, size)
+    return struct.pack(f"<{len(found)}I", *found)
 
 
 def plain_xxh64(data: bytes) -> bytes:
@@ -62,8 +74,15 @@ def _blake2b(data: bytes) -> bytes:
 
 
 _XXH64 = xxh64_by("libxxhash.so.0")
+
+
+def has_libxxhash() -> bool:
+    """Whether the host has the library."""
+    return _XXH64 is not plain_xxh64
+
+
 ALGORITHMS = {
-    0: Algorithm("crc32c", 4, _crc32c),
+    0: Algorithm("crc32c", 4, _crc32c, _crc32c_each),
     1: Algorithm("xxhash64", 8, _XXH64),
     2: Algorithm("sha256", 32, _sha256),
     3: Algorithm("blake2b", 32, _blake2b),

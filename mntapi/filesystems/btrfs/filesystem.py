@@ -24,7 +24,7 @@ from mntapi.filesystems.btrfs.subvolumes import (
 )
 from mntapi.filesystems.btrfs.superblock import Superblock, read_superblock
 from mntapi.filesystems.btrfs.tree import Item, Nodes, Tree
-from mntapi.filesystems.kinds import check_is_file, check_is_link
+from mntapi.filesystems.kinds import check_is_file, check_is_link, target_of
 from mntapi.filesystems.names import Folders, Listed, presentable
 from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
 from mntapi.units import KIB, MIB, align_up
@@ -112,7 +112,7 @@ class BtrfsFileSystem:
         if content.size > MAX_SYMLINK:
             at = self._inode_item(*self._numbers.split(link.inode)).at
             raise Corrupt("the target of a symbolic link is too long", offset=at, found=content.size)
-        return os.fsdecode(read(content, 0, content.size))
+        return target_of(read(content, 0, content.size))
 
     def xattrs(self, node: Node) -> Mapping[str, bytes]:
         if self._numbers.is_empty(node.inode):

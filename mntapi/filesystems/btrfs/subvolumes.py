@@ -36,8 +36,10 @@ MAX_SUBVOLUMES = 1 << 16
 """Subvolumes and snapshots; beyond some thousands btrfs itself becomes slow."""
 MAX_ITEMS = 1 << 20
 """Items of the root tree that are looked through."""
-MAX_DEPTH = 1024
-"""Folders, and subvolumes, that one lies in."""
+MAX_FOLDERS = 1 << 17
+"""Folders that are looked up to tell where subvolumes lie: each can lie in two of its own, or many in the same."""
+MAX_PATHS = 1 << 23
+"""Characters of all these folders' and subvolumes' paths."""
 NUMBER_BITS = 46
 """Bits of a node's number."""
 _EMPTY = 1 << NUMBER_BITS - 1
@@ -52,7 +54,8 @@ _PLACE = struct.Struct("<2Q")
 class Subvolume:
     """A subvolume or snapshot. Times are nanoseconds since 1970 UTC.
 
-    ``path``: names from the top-level subvolume, separated by ``/``, "" for that itself; None where it lies nowhere.
+    ``path``: names from the top-level subvolume, separated by ``/``, "" for that itself; None where it lies nowhere, and for
+    those that come after ``MAX_FOLDERS`` or do not fit into ``MAX_PATHS``.
     ``parent``: the subvolume it lies in. ``parent_uuid``: that of which it is a snapshot.
     """
 
@@ -162,50 +165,70 @@ def read_default(root_tree: Tree) -> int:
 
 
 class Paths:
-    """Where subvolumes are, by name. ``trees`` are in the order of ``roots.all``."""
+    """Where subvolumes are, by name. ``trees`` are in the order of ``roots.all``.
+
+    Each folder is looked up once, however many subvolumes lie below it.
+    """
 
     def __init__(self, roots: Roots, trees: Sequence[Tree]) -> None:
         self._roots = roots
         self._trees = trees
         self._known: dict[int, str | None] = {TOP_LEVEL: ""}
+        self._folders: dict[tuple[int, int], str | None] = {}
+        """By the position of their subvolume and their inode; paths begin below the subvolume's top folder."""
+        self._left = MAX_PATHS
 
     def of(self, subvolume: int) -> str | None:
-        """Its path, or None where it cannot be told: it, or one around it, has no place, or lies in itself."""
-        chain: list[int] = []
+        """Its path, or None where it cannot be told: it, or one around it, has no place, lies in itself, or is too much."""
+        chain: dict[int, RootRef] = {}
         while subvolume not in self._known:
-            chain.append(subvolume)
             place = self._roots.places.get(subvolume)
-            if place is None or place.parent not in self._roots.positions or place.parent in chain or len(chain) > MAX_DEPTH:
+            if place is None or place.parent not in self._roots.positions or subvolume in chain:
                 self._known[subvolume] = None
                 break
+            chain[subvolume] = place
             subvolume = place.parent
-        for number in reversed(chain):
-            if number not in self._known:
-                self._known[number] = self._below(self._roots.places[number])
-        return self._known[chain[0] if chain else subvolume]
+        path = self._known[subvolume]
+        for number, place in reversed(chain.items()):
+            path = None if path is None else self._within(path, self._folder(place), presentable(place.name))
+            self._known[number] = path
+        return path
 
-    def _below(self, place: RootRef) -> str | None:
-        above = self._known[place.parent]
-        if above is None:
-            return None
+    def _folder(self, place: RootRef) -> str | None:
+        """The path in its subvolume of the folder of the place, or None where it cannot be told."""
+        position, inode = self._roots.positions[place.parent], place.folder
+        names: dict[int, str] = {}
+        while inode != ROOT_FOLDER and (position, inode) not in self._folders:
+            is_too_much = len(self._folders) + len(names) >= MAX_FOLDERS
+            found = None if is_too_much or inode in names else self._above(position, inode)
+            if found is None:
+                self._folders[position, inode] = None
+                break
+            above, names[inode] = found
+            inode = above
+        path = "" if inode == ROOT_FOLDER else self._folders[position, inode]
+        for number, name in reversed(names.items()):
+            path = self._folders[position, number] = None if path is None else self._within(path, name)
+        return path
+
+    def _above(self, position: int, inode: int) -> tuple[int, str] | None:
+        """The folder that a folder is in, and its name there; None where it is in none, or that is damaged."""
         try:
-            names = [*self._folders(place), presentable(place.name)]
-        except (Corrupt, NotFound, ReadFailed):
+            item = self._trees[position].floor((inode, Type.INODE_REF, HIGHEST))
+            if item is None or item.key[:2] != (inode, Type.INODE_REF):
+                return None
+            return item.key[2], presentable(parse_inode_ref(item))
+        except (Corrupt, ReadFailed):
             return None
-        return "/".join([above, *names] if above else names)
 
-    def _folders(self, place: RootRef) -> list[str]:
-        """The names of the folders between a subvolume's top and the folder of the place."""
-        tree = self._trees[self._roots.positions[place.parent]]
-        names: list[str] = []
-        inode = place.folder
-        while inode != ROOT_FOLDER:
-            item = tree.floor((inode, Type.INODE_REF, HIGHEST))
-            if item is None or item.key[:2] != (inode, Type.INODE_REF) or len(names) >= MAX_DEPTH:
-                raise NotFound(f"inode {inode} is in no folder")
-            names.append(presentable(parse_inode_ref(item)))
-            inode = item.key[2]
-        return names[::-1]
+    def _within(self, above: str, *names: str | None) -> str | None:
+        """The path of these names, some of which may be empty, below another: if all are known and there is room for it."""
+        known = [name for name in (above, *names) if name]
+        length = sum(map(len, known)) + len(known)
+        if None in names or length > self._left:
+            return None
+        self._left -= length
+        return "/".join(known)
 
 
 def described(roots: Roots, paths: Paths) -> tuple[Subvolume, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mntapi.blocks import read_clipped
@@ -69,13 +69,16 @@ def list_inline(head: bytes, tail: bytes, *, at: int, encrypted: bool) -> Iterat
     yield from _presented(parse_block(tail, at), encrypted)
 
 
-def list_linear(content: Blocks, block_size: int, most: int, *, encrypted: bool) -> Iterator[Listed]:
+def list_linear(
+    content: Blocks, block_size: int, most: int, check: Callable[[bytes, int], None], *, encrypted: bool
+) -> Iterator[Listed]:
     """The names of a folder, block by block; after the last readable one the first error is raised.
 
     Args:
         content: the folder's own bytes.
         block_size: of the file system.
         most: bytes of blocks a folder may have: those of the volume.
+        check: called with each block and its byte in the folder; raises Corrupt where its checksum is wrong.
     """
     errors: list[MntapiError] = []
     for extent in content.extents(0, content.size):
@@ -85,6 +88,7 @@ def list_linear(content: Blocks, block_size: int, most: int, *, encrypted: bool)
         for offset in range(extent.offset, extent.end, block_size):
             try:
                 raw = read_clipped(content, offset, block_size)
+                check(raw, offset)
                 yield from _presented(parse_block(raw, offset), encrypted)
             except (Corrupt, ReadFailed) as error:
                 errors.append(error)

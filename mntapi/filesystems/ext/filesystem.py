@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from mntapi.blocks import Cache, read
 from mntapi.errors import Corrupt, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.ext import xattr
+from mntapi.filesystems.ext.checksums import Checksums, check_extents, check_folder
 from mntapi.filesystems.ext.directory import list_inline, list_linear
 from mntapi.filesystems.ext.inode import Flag, Inode, parse_inode
 from mntapi.filesystems.ext.mapping import Mapper
@@ -23,9 +23,9 @@ from mntapi.filesystems.ext.superblock import (
     parse_inode_table,
     parse_superblock,
 )
-from mntapi.filesystems.kinds import check_is_file, check_is_link
+from mntapi.filesystems.kinds import check_is_file, check_is_link, target_of
 from mntapi.filesystems.names import Folders, Listed
-from mntapi.filesystems.runs import Memory, RunBlocks
+from mntapi.filesystems.runs import Memory, RunBlocks, RunList
 from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
 from mntapi.units import SECTOR, align_up
 
@@ -67,6 +67,7 @@ class ExtFileSystem:
         self._cache = Cache(volume)
         self._sb = superblock
         self._table_at = lru_cache(maxsize=MAX_TABLES)(self._find_table)
+        self._checksums = Checksums(superblock.checksum_seed) if superblock.checksum_seed is not None else None
         self._folders = Folders(self._listing, self.node)
         self.root = self.node(ROOT)
         if self.root.kind is not FileKind.DIRECTORY:
@@ -131,8 +132,8 @@ class ExtFileSystem:
         if size > MAX_SYMLINK:
             raise Corrupt("the target of a symbolic link is too long", offset=self._inode_at(link.inode), found=size)
         if self._is_fast_link(inode, size):
-            return os.fsdecode(inode.block[:size])
-        return os.fsdecode(read(self._content(link.inode, inode), 0, size))
+            return target_of(inode.block[:size])
+        return target_of(read(self._content(link.inode, inode), 0, size))
 
     def xattrs(self, node: Node) -> Mapping[str, bytes]:
         inode = self._inode(node.inode)
@@ -140,6 +141,8 @@ class ExtFileSystem:
         if inode.acl_block:
             at = inode.acl_block * self._sb.block_size
             raw = self._block(inode.acl_block)
+            if self._checksums is not None:
+                self._checksums.check_attributes(raw, inode.acl_block, at)
             found.update(xattr.decode(xattr.in_block(raw, at), raw, self._value))
         return found
 
@@ -177,7 +180,21 @@ class ExtFileSystem:
         return table * self._sb.block_size
 
     def _inode(self, number: int) -> Inode:
-        return parse_inode(self._metadata(self._inode_at(number), self._sb.inode_size))
+        return parse_inode(self._raw_inode(number))
+
+    def _raw_inode(self, number: int) -> bytes:
+        at = self._inode_at(number)
+        raw = self._metadata(at, self._sb.inode_size)
+        if self._checksums is not None and any(raw):
+            self._checksums.check_inode(raw, number, at)
+        return raw
+
+    def _checked(self, number: int, check: Callable[[bytes, int, int], None]) -> Callable[[bytes, int], None]:
+        """What compares the checksums of blocks that belong to an inode: called with a block and its byte, for errors."""
+        if self._checksums is None:
+            return lambda raw, at: None
+        seed = self._checksums.of_inode(self._raw_inode(number), number)
+        return lambda raw, at: check(raw, seed, at)
 
     def _used(self, number: int) -> tuple[FileKind, Inode]:
         inode = self._inode(number)
@@ -232,9 +249,20 @@ class ExtFileSystem:
                     "inline data ends before the file", offset=self._inode_at(number), expected=size, found=len(content)
                 )
             return Memory(content[:size], self._volume.sector_size)
-        mapper = Mapper(self._block, self._sb.block_size, self._sb.blocks)
-        runs = mapper.extents(inode.block, size) if inode.flags & Flag.EXTENTS else mapper.block_map(inode.block, size)
+        runs = self._runs(number, inode, size)
         return RunBlocks(self._volume, runs, size)
+
+    def _runs(self, number: int, inode: Inode, size: int) -> RunList:
+        if not inode.flags & Flag.EXTENTS:
+            return Mapper(self._block, self._sb.block_size, self._sb.blocks).block_map(inode.block, size)
+        check = self._checked(number, check_extents)
+
+        def read_block(block: int) -> bytes:
+            raw = self._block(block)
+            check(raw, block * self._sb.block_size)
+            return raw
+
+        return Mapper(read_block, self._sb.block_size, self._sb.blocks).extents(inode.block, size)
 
     def _inline(self, number: int, inode: Inode) -> tuple[bytes, bytes]:
         """The two places of inline data: the 60 bytes of the block map, and an attribute."""
@@ -261,4 +289,5 @@ class ExtFileSystem:
         if inode.flags & Flag.INLINE_DATA:
             return list_inline(*self._inline(directory.inode, inode), at=self._inode_at(directory.inode), encrypted=encrypted)
         content = self._content(directory.inode, inode)
-        return list_linear(content, self._sb.block_size, self._volume.size, encrypted=encrypted)
+        check = self._checked(directory.inode, check_folder)
+        return list_linear(content, self._sb.block_size, self._volume.size, check, encrypted=encrypted)

@@ -9,6 +9,7 @@ import enum
 import struct
 from dataclasses import dataclass
 
+from mntapi.crc32c import crc32c_raw
 from mntapi.errors import Corrupt, Unsupported
 
 SUPERBLOCK_AT = 1024
@@ -17,7 +18,12 @@ MAGIC = 0xEF53
 DYNAMIC_REVISION = 1
 _FIELDS = struct.Struct("<11I 12x H 18x I 8x H 2x 3I 120x I 26x H 4x I 72x I 4x I 240x 2I")
 """The gaps are fields no reader needs."""
-_TABLE = struct.Struct("<I")
+_U32 = struct.Struct("<I")
+_CREATOR_AT, _LINUX = 72, 0
+"""Other systems do not keep the checksums."""
+_UUID_AT = 104
+_SEED_AT = 624
+"""With ``CSUM_SEED``: so that the UUID can be changed without writing all metadata anew."""
 
 
 class Incompat(enum.IntFlag):
@@ -55,6 +61,7 @@ class ReadOnlyCompat(enum.IntFlag):
     """Superblock copies only in groups 0, 1 and the powers of 3, 5 and 7."""
     HUGE_FILE = 0x8
     BIGALLOC = 0x200
+    METADATA_CSUM = 0x400
 
 
 READ_ONLY_KNOWN = sum(int(flag) for flag in ReadOnlyCompat)
@@ -80,6 +87,8 @@ class Superblock:
     descriptor_size: int
     first_meta_group: int
     backup_groups: tuple[int, int]
+    checksum_seed: int | None
+    """What every checksum of metadata begins with; None where there are none."""
     journal: int
     """Inode of the journal; 0 if it is on a device of its own."""
 
@@ -168,14 +177,23 @@ def parse_superblock(raw: bytes) -> Superblock:
         descriptor_size=descriptor_size,
         first_meta_group=first_meta,
         backup_groups=(backup_groups[0], backup_groups[1]),
+        checksum_seed=_checksum_seed(raw, incompat) if read_only & ReadOnlyCompat.METADATA_CSUM else None,
         journal=journal,
     )
 
 
+def _checksum_seed(raw: bytes, incompat: int) -> int | None:
+    if _U32.unpack_from(raw, _CREATOR_AT)[0] != _LINUX:
+        return None
+    if incompat & Incompat.CSUM_SEED:
+        return int(_U32.unpack_from(raw, _SEED_AT)[0])
+    return crc32c_raw(0xFFFFFFFF, raw[_UUID_AT : _UUID_AT + 16])
+
+
 def parse_inode_table(raw: bytes) -> int:
     """The block where a group's inode table starts, from its descriptor of 32 bytes or more."""
-    low: int = _TABLE.unpack_from(raw, 8)[0]
-    high: int = _TABLE.unpack_from(raw, 40)[0] if len(raw) >= 64 else 0
+    low: int = _U32.unpack_from(raw, 8)[0]
+    high: int = _U32.unpack_from(raw, 40)[0] if len(raw) >= 64 else 0
     return low | high << 32
 
 

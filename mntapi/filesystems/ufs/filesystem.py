@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator, Mapping
 
 from mntapi.blocks import Cache, read
 from mntapi.errors import Corrupt, NotFound, Unsupported
-from mntapi.filesystems.kinds import check_is_file, check_is_link
+from mntapi.filesystems.kinds import check_is_file, check_is_link, target_of
 from mntapi.filesystems.names import Folders, Listed
 from mntapi.filesystems.ufs.content import Content
 from mntapi.filesystems.ufs.directory import list_folder
@@ -85,8 +84,8 @@ class UfsFileSystem:
         if inode.size > MAX_SYMLINK:
             raise Corrupt("the target of a symbolic link is too long", offset=self._inode_at(link.inode), found=inode.size)
         if self._is_inline(inode):
-            return os.fsdecode(inode.area[: inode.size])
-        return os.fsdecode(read(self._content(inode), 0, inode.size))
+            return target_of(inode.area[: inode.size])
+        return target_of(read(self._content(inode), 0, inode.size))
 
     def _is_inline(self, inode: Inode) -> bool:
         """As FreeBSD's ``ufs_readlink`` and, where the superblock has no length, NetBSD's."""

@@ -180,19 +180,25 @@ class AttributeBlocks:
             return self._content.read(block * self._block_size, length).raw[:size] if size else b""
         value = b""
         while len(value) < size:
-            value += self._described_value(block, len(value))
+            value += self._described_value(block, len(value), size)
             block += 1
-        return value[:size]
+        return value
 
-    def _described_value(self, block: int, done: int) -> bytes:
-        """What one block holds of a value, whose first ``done`` bytes are in those before it."""
+    def _described_value(self, block: int, done: int, size: int) -> bytes:
+        """What one block holds of a value of ``size`` bytes, whose first ``done`` are in those before it: as many as fit."""
         raw, at = self._content.read(block * self._block_size, self._block_size)
         magic, offset, length = _VALUE_HEAD.unpack_from(raw)
         if magic != b"XARM":
             raise Corrupt("no value of an extended attribute", offset=at, expected="XARM", found=magic.hex())
         self._content.metadata.verify(raw, at, REMOTE, self._content.owner)
-        if offset != done or not 0 < length <= len(raw) - _VALUE_HEAD_SIZE:
-            raise Corrupt("another part of a value", offset=at, expected=done, found=f"{length} bytes at {offset}")
+        wanted = min(size - done, self._block_size - _VALUE_HEAD_SIZE)
+        if (offset, length) != (done, wanted):
+            raise Corrupt(
+                "another part of a value",
+                offset=at,
+                expected=f"{wanted} bytes at {done}",
+                found=f"{length} bytes at {offset}",
+            )
         return raw[_VALUE_HEAD_SIZE : _VALUE_HEAD_SIZE + length]
 
 

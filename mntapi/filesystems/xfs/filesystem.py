@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping
 
 from mntapi.blocks import Cache
 from mntapi.errors import Corrupt, Unsupported
-from mntapi.filesystems.kinds import check_is_file, check_is_link
+from mntapi.filesystems.kinds import check_is_file, check_is_link, target_of
 from mntapi.filesystems.names import Folders, Listed
 from mntapi.filesystems.runs import RunBlocks
 from mntapi.filesystems.xfs import attributes
@@ -109,7 +108,7 @@ class XfsFileSystem:
             target = inode.data.raw[: inode.size]
         else:
             raise Corrupt("the target of a symbolic link does not fit into its inode", offset=inode.data.at, found=inode.size)
-        return os.fsdecode(target)
+        return target_of(target)
 
     def xattrs(self, node: Node) -> Mapping[str, bytes]:
         _, inode = self._used(node.inode)

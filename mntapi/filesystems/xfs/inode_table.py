@@ -9,11 +9,10 @@ from __future__ import annotations
 import struct
 import threading
 from collections import OrderedDict
-from functools import cache
 from typing import NamedTuple
 
 from mntapi.blocks import read_clipped
-from mntapi.crc32c import crc32c, crc32c_raw
+from mntapi.crc32c import crc32c_each
 from mntapi.errors import Corrupt, MntapiError
 from mntapi.filesystems.xfs.described import CHECKSUM, Metadata, checksum_of
 from mntapi.filesystems.xfs.inode import CHECKSUM_AT
@@ -86,36 +85,9 @@ class InodeTable:
 
 
 def checksums(raw: bytes, size: int, checksum_at: int) -> tuple[int, ...]:
-    """The CRC-32C of each ``size`` bytes of ``raw``, each with zeros in the four bytes where it is kept itself.
-
-    A CRC is the sum of what each byte at its position makes of it. So the bytes of all pieces at one position are looked up at
-    once, and positions that are zero in all of them, as most of an inode is, cost nothing.
-    """
-    count = len(raw) // size
-    zeros = bytes(count)
-    planes = [0, 0, 0, 0]  # one for each byte of a checksum, lowest first, with that byte of every piece's
-    for position, tables in enumerate(_tables(size)):
-        column = raw[position::size]
-        if column != zeros and not checksum_at <= position < checksum_at + 4:
-            for index, table in enumerate(tables):
-                planes[index] ^= int.from_bytes(column.translate(table), "little")
-    start = crc32c(bytes(size))
-    parts = [plane.to_bytes(count, "little") for plane in planes]
-    return tuple(start ^ int.from_bytes(state, "little") for state in zip(*parts, strict=True))
-
-
-@cache
-def _tables(size: int) -> tuple[tuple[bytes, ...], ...]:
-    """For each position in ``size`` bytes what each byte value there makes of a CRC-32C, as four translation tables."""
-    states = [crc32c_raw(0, bytes([value])) for value in range(256)]
-    last = tuple(bytes(state >> shift & 0xFF for state in states) for shift in (0, 8, 16, 24))
-    tables = [last]
-    for _ in range(size - 1):  # one byte further from the end: a zero byte more goes through each state
-        lowest, *others = tables[-1]
-        moved = [_sum(lowest.translate(plane), other) for plane, other in zip(last, [*others, bytes(256)], strict=True)]
-        tables.append(tuple(moved))
-    return tuple(reversed(tables))
-
-
-def _sum(one: bytes, other: bytes) -> bytes:
-    return (int.from_bytes(one, "little") ^ int.from_bytes(other, "little")).to_bytes(len(one), "little")
+    """The CRC-32C of each ``size`` bytes of ``raw``, each with zeros in the four bytes where it is kept itself."""
+    blank = bytearray(raw)
+    zeros = bytes(len(raw) // size)
+    for position in range(checksum_at, checksum_at + 4):
+        blank[position::size] = zeros
+    return crc32c_each(bytes(blank), size)
