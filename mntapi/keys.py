@@ -147,6 +147,11 @@ class Keys:
         if self.tell is not None:
             self.tell(volume, f"{why}; it stays locked")
 
+    def has_for(self, *names: str | None) -> bool:
+        """Whether the user gave a key for the volume with one of these names, and not for just any."""
+        known = {name.casefold() for name in names if name}
+        return any(key.volume is not None and key.volume.casefold() in known for key in self.keys)
+
     def strangers(self) -> list[str]:
         """The volumes that keys were given for and that no scheme has come across: misspelt, or in another set."""
         named = {key.volume: None for key in self.keys if key.volume is not None and key.volume.casefold() not in self._met}

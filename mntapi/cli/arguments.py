@@ -15,10 +15,10 @@ from mntapi.cli.keys import HELP as KEYS_HELP
 from mntapi.cli.keys import gather
 from mntapi.cli.output import complain
 from mntapi.cli.selection import tell_unreplayed
-from mntapi.errors import Invalid
+from mntapi.errors import Denied, Invalid
 from mntapi.remote import is_url
 from mntapi.session.diskset import DiskSet, open_disks
-from mntapi.types import DiskSpec, OpenOptions
+from mntapi.types import DiskSpec, OpenOptions, VolumeState
 
 MAX_KEY = 8192
 """Bytes of a passphrase, cryptsetup's limit."""
@@ -33,12 +33,24 @@ class SetArguments:
 
     @contextmanager
     def reading(self) -> Iterator[DiskSet]:
-        """The same for a verb that reads files: at its end it is told which volumes may lack their newest changes."""
+        """The same for a verb that reads files: at its end it is told which volumes may lack their newest changes.
+
+        Raises also Denied: a key that was given for one volume does not open it.
+        """
         with self.open() as disk_set:
+            self.check_keys(disk_set)
             try:
                 yield disk_set
             finally:
                 tell_unreplayed(disk_set)
+
+    def check_keys(self, disk_set: DiskSet) -> None:
+        """Raise Denied for a volume that stays locked although the user gave a key for just that one."""
+        for volume in disk_set.volumes:
+            if volume.state is VolumeState.ENCRYPTED and self.options.keys.has_for(volume.id, volume.name):
+                raise Denied(
+                    f"{volume.name} stays locked: {volume.reason}", hint="mntapi info shows what it wants", reason="key"
+                )
 
     def open(self) -> DiskSet:
         """Open it in this process; its keys have then done their work. Raises what ``open_disks`` raises."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from mntapi.cli.arguments import SetArguments, json_option, takes_set
-from mntapi.cli.output import complain, emit, emit_json, shown
+from mntapi.cli.output import complain, emit, emit_json, escape
 from mntapi.cli.progress import progress_bar
 from mntapi.images.checking import Fault, Severity
 from mntapi.session.checks import check_set
@@ -41,9 +41,9 @@ def command(disks: SetArguments, data: bool, as_json: bool) -> int:
                 if as_json:
                     listed.append(fault)
                 else:
-                    emit(shown(str(fault)))
+                    emit(escape(str(fault)))
             if not as_json and found[Severity.ERROR] == before:
-                emit(shown(f"{disk.path}: no faults"))
+                emit(escape(f"{disk.path}: no faults"))
     if as_json:
         counts = {"errors": found[Severity.ERROR], "leaks": found[Severity.LEAK], "notes": found[Severity.NOTE]}
         emit_json({"faults": [asdict(fault) for fault in listed], **counts})

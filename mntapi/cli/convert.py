@@ -52,6 +52,7 @@ def command(
     """
     options = ConvertOptions(format=target, compression=compress, overwrite=overwrite, sha256=sha256)
     with disks.open() as disk_set:
+        disks.check_keys(disk_set)
         source = _source(disk_set, disk_index, volume)
         originals = [link.file for disk in disk_set.disks for link in disk.chain]
         with progress_bar(quiet, source.size) as progress:
@@ -72,8 +73,9 @@ def _source(disk_set: DiskSet, disk_index: int | None, volume: str | None) -> Bl
 
 
 def _whole(volume: Volume) -> Volume:
-    """The volume, unless it was cut off: a copy would pass for a whole one. One that lacks a member fails where it is read."""
-    if volume.state is VolumeState.INCOMPLETE and volume.kind not in _ASSEMBLED:
+    """The volume, unless it was cut off, or nobody knows how large it is: a copy would pass for a whole one. One that lacks a
+    member fails where it is read."""
+    if (volume.state is VolumeState.INCOMPLETE and volume.kind not in _ASSEMBLED) or (volume.reason and not volume.size):
         raise Corrupt(f"volume {volume.name} is not whole: {volume.reason}", hint="the disk it is on can be converted")
     return volume
 

@@ -61,7 +61,7 @@ _EXIT_BY_ERROR = (
 
 _HINTS = {
     FAILED: "mntapi doctor says what this host has and lacks",
-    USAGE: "mntapi VERB --help",
+    USAGE: "mntapi {verb} --help",
     NOT_FOUND: "mntapi info shows disks and volumes, mntapi ls what is in a folder",
     BUSY: "mntapi ps shows what is mounted",
     DENIED: "run as root, or as the owner of the files",
@@ -137,8 +137,12 @@ def report(error: errors.MntapiError) -> int:
     """Print an error and its hint; returns the exit code it stands for."""
     code = _code_of(error)
     complain(f"error: {error}")
-    complain(f"hint: {error.hint or _HINTS[code]}")
+    complain(f"hint: {error.hint or _HINTS[code].format(verb=_verb())}")
     return code
+
+
+def _verb() -> str:
+    return next((word for word in sys.argv[1:] if word in VERBS), "")
 
 
 def _code_of(error: errors.MntapiError) -> int:

@@ -25,8 +25,17 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def escape(text: str) -> str:
-    """``text`` with all that is not plainly visible escaped: ``\\n``, ``\\x1b``, ``\\u202e``; bytes that are no UTF-8 too."""
-    return text if text.isascii() and text.isprintable() and "\\" not in text else "".join(map(_escape_one, text))
+    """``text`` with all that is not plainly visible escaped: ``\\n``, ``\\x1b``, ``\\u202e``; bytes that are no UTF-8 too.
+
+    A backslash is doubled only beside such: a path of Windows stays as it is.
+    """
+    if (text.isascii() and text.isprintable()) or all(map(_is_visible, text)):
+        return text
+    return "".join(map(_escape_one, text))
+
+
+def _is_visible(char: str) -> bool:
+    return char not in "\n\t\r" and unicodedata.category(char) not in _UNSAFE
 
 
 def _escape_one(char: str) -> str:

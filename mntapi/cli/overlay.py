@@ -11,7 +11,7 @@ from typing import IO
 import click
 
 from mntapi.cli.arguments import MAX_KEY, json_option
-from mntapi.cli.output import complain, emit, emit_json, shown
+from mntapi.cli.output import complain, emit, emit_json, escape
 from mntapi.cli.progress import progress_bar
 from mntapi.errors import Invalid
 from mntapi.remote import Url, is_url
@@ -36,7 +36,7 @@ def info(overlay: str, as_json: bool) -> None:
     if as_json:
         emit_json(asdict(found))
         return
-    emit(f"original  {shown(found.original)} ({found.original_format or 'format not told'})")
+    emit(f"original  {escape(found.original)} ({found.original_format or 'format not told'})")
     emit(f"disk      {format_size(found.size)}")
     emit(f"stored    {format_size(found.stored)}")
     emit(f"in use    {'yes' if found.in_use else 'no'}")
@@ -70,7 +70,8 @@ def commit(
     """Write the original with the changes in OVERLAY to the new file NEW, a full disk that needs neither.
 
     The original and OVERLAY stay as they are. OVERLAY must not be in use by a mount. An original in another folder is found
-    where mntapi mount found it; for an OVERLAY that was copied, or comes from elsewhere, say --parent or --allow-outside.
+    where mntapi mount found it, by the user who mounted it; for an OVERLAY that was copied, or comes from another user or
+    elsewhere, say --parent or --allow-outside.
     """
     from mntapi.export import ConvertOptions, convert
     from mntapi.session.diskset import open_disks

@@ -41,6 +41,8 @@ class Content:
 
 
 REPLAYED = "journal replayed in memory"
+_EXACT = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs"})
+"""File systems that tell their size exactly and lie within it."""
 _READABLE = frozenset({VolumeState.OK, VolumeState.DIRTY})
 
 
@@ -80,7 +82,10 @@ class DiskSet:
         for volume in self.volumes:
             if key in (volume.name, volume.id):
                 return volume
-        raise NotFound(f"no volume {key!a}", hint="volumes: " + (", ".join(volume.name for volume in self.volumes) or "none"))
+        names = ", ".join(
+            volume.name + (" (locked)" if volume.state is VolumeState.ENCRYPTED else "") for volume in self.volumes
+        )
+        raise NotFound(f"no volume {key!a}", hint=f"volumes: {names or 'none'}")
 
     def content(self, volume: Volume) -> Content:
         """What is on a volume. Never raises for what is on disk: trouble is a state with a reason."""
@@ -98,6 +103,10 @@ class DiskSet:
         except MntapiError as error:
             state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
             return replace(content, state=state, reason=_joined(str(error), volume.reason))
+        missing = _missing(filesystem, volume)
+        if missing > 0:
+            reason = f"is cut off: the last {missing} bytes of the file system are missing"
+            return replace(content, state=VolumeState.DAMAGED, reason=_joined(reason, content.reason))
         if content.state is not VolumeState.DIRTY or not isinstance(filesystem, Replaying):
             return content
         if filesystem.unreplayed is None:
@@ -223,6 +232,14 @@ def _content(volume: Volume) -> Content:
     if signature.dirty:
         return Content(signature, VolumeState.DIRTY, _joined(signature.dirty, volume.reason))
     return Content(signature, VolumeState.OK, volume.reason)
+
+
+def _missing(filesystem: FileSystem, volume: Volume) -> int:
+    """Bytes by which a file system is larger than its volume."""
+    try:
+        return filesystem.capacity().total - volume.size if filesystem.kind in _EXACT else 0
+    except MntapiError:
+        return 0
 
 
 def _joined(*reasons: str | None) -> str:

@@ -27,7 +27,7 @@ from mntapi.session.journal import Entry, Record, source_of
 from mntapi.session.launch import FoundVolume, Worker, named
 from mntapi.session.overlay import MEMORY, OverlayFiles
 from mntapi.session.teardown import prune, undo_after, uninterrupted
-from mntapi.types import DiskSpec, OpenOptions
+from mntapi.types import DiskSpec, OpenOptions, VolumeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,7 @@ def _make(entry: Entry, request: MountRequest, overlay: OverlayFiles | str | Non
         with _dialer(entry, request) as lines:
             guests = request.layout in (None, "guest") and request.via == "user" and request.volume is None
             volumes = worker.open(request.specs, request.options, request.backend, overlay, lines, guests=guests)
+        _check_keys(request, volumes)
         record.overlays = overlay.paths if isinstance(overlay, OverlayFiles) else []
         entry.save()
         present = _present_by_kernel if request.via == "kernel" else _present_by_fuse
@@ -147,6 +148,13 @@ def _make(entry: Entry, request: MountRequest, overlay: OverlayFiles | str | Non
     record.ready = True
     entry.save()
     return Mounted(record, worker, tuple(notes))
+
+
+def _check_keys(request: MountRequest, volumes: Sequence[FoundVolume]) -> None:
+    """Raise Denied for a volume that stays locked although the user gave a key for just that one."""
+    for one in volumes:
+        if one.state == VolumeState.ENCRYPTED and request.options.keys.has_for(one.id, one.name):
+            raise Denied(f"{one.name} stays locked: {one.reason}", hint="mntapi info shows what it wants", reason="key")
 
 
 def _not_written(request: MountRequest, volumes: Sequence[FoundVolume]) -> list[str]:
@@ -177,9 +185,10 @@ def _dialer(entry: Entry, request: MountRequest) -> Iterator[list[int]]:
 def _present_by_fuse(entry: Entry, request: MountRequest, worker: Worker, volumes: Sequence[FoundVolume]) -> list[str]:
     target = entry.record.mountpoint
     entry.record.layout = _mount_fuse(entry, request, worker, target, layout=request.layout, allow_other=request.allow_other)
-    if request.layout == "blocks" or request.volume:
-        return []
-    return [f"{one.name}: {one.reason}" for one in volumes if one.reason]
+    shown = [one for one in volumes if request.volume in (None, one.name, one.id)]
+    if request.layout == "blocks":
+        shown = [one for one in shown if one.state == VolumeState.ENCRYPTED]
+    return [f"{one.name}: {one.reason}" for one in shown if one.reason]
 
 
 _OPEN_TO_OTHERS = "a kernel mount lets other users of this host in, by the guest's permissions"
@@ -239,6 +248,8 @@ def _mount_volumes(entry: Entry, blocks: Path, volumes: Sequence[FoundVolume], *
 
 def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str, *, writing: bool) -> list[str]:
     """Mount it, for writing where that was asked for and is possible; a note where it was asked for and is not."""
+    if volume.state == VolumeState.ENCRYPTED:
+        raise Denied(f"is locked: {volume.reason}", hint=f"--key {volume.name}:FILE")
     if volume.filesystem is None:
         raise Unsupported(volume.reason or "holds no file system")
     file = blocks / "volumes" / volume.name

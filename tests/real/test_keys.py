@@ -432,3 +432,27 @@ def test_secrets_of_the_command_line_are_hidden_before_anything_else(mntapi: Mnt
         rest, _ = process.communicate()
     assert numbers not in seen and "hunter2" not in seen and "disk0:recovery=***" in seen and "http://ann:***" in seen
     assert numbers in rest and "hunter2" in rest  # the command itself still has them
+
+
+@pytest.mark.parametrize("verb", [("ls",), ("cat", "/disk0/x"), ("convert", "--volume", "disk0", "--format", "raw", "OUT")])
+def test_a_wrong_key_for_just_this_volume_is_an_error(
+    mntapi: Mntapi, encrypted: Path, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    (tmp_path / "bad").write_text("wrong")
+    rest = [tmp_path / "out" if word == "OUT" else word for word in verb[1:]]
+    error = mntapi(verb[0], "--key", f"disk0:{tmp_path / 'bad'}", encrypted, *rest, code=6).stderr
+    assert "disk0 stays locked" in error and "wrong key" in error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("layout", ["blocks", "volumes"])
+def test_a_wrong_key_and_a_mount(mntapi: Mntapi, encrypted: Path, tmp_path: Path, layout: str) -> None:
+    """For just this volume it is an error; one for any volume is told."""
+    (tmp_path / "bad").write_text("wrong")
+    target = tmp_path / "target"
+    target.mkdir()
+    error = mntapi("mount", "--layout", layout, "--key", f"disk0:{tmp_path / 'bad'}", encrypted, target, code=6).stderr
+    assert "disk0 stays locked" in error and mntapi.json("ps") == []
+    done = mntapi("mount", "--layout", layout, "--key", f"*:{tmp_path / 'bad'}", encrypted, target)
+    mntapi("umount", target)
+    assert "note: disk0" in done.stderr and "wrong key" in done.stderr

@@ -78,3 +78,18 @@ def test_a_file_that_is_in_the_journal_only(mntapi, tmp_path: Path) -> None:
     disk = snapshot(tmp_path, "-O", "fast_commit")
     error = mntapi("cat", disk, "/disk0/second", code=4).stderr
     assert "no such name" in error and "note: disk0 is dirty" in error
+
+
+@pytest.mark.parametrize(
+    "make", [("mke2fs", "-q", "-F", "-t", "ext4"), ("mkfs.xfs", "-q"), ("mkfs.btrfs", "-q"), ("mkfs.ntfs", "-q", "-F", "-Q")]
+)
+def test_a_disk_that_was_not_copied_whole(mntapi, tmp_path: Path, make: tuple[str, ...]) -> None:
+    need(make[0])
+    disk = tmp_path / "disk"
+    with disk.open("wb") as out:
+        out.truncate(320 << 20)
+    run(*make, disk)
+    assert mntapi.json("info", disk)["volumes"][0]["state"] == "ok"
+    os.truncate(disk, 200 << 20)
+    (volume,) = mntapi.json("info", disk)["volumes"]
+    assert volume["state"] == "damaged" and "cut off" in volume["reason"]

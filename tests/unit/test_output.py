@@ -17,6 +17,7 @@ from mntapi.units import format_size, parse_size
     [
         ("plain name.txt", "plain name.txt"),
         ("Übung 名前 🙂", "Übung 名前 🙂"),
+        ("C:\\Windows\\Bücher", "C:\\Windows\\Bücher"),
         ("a\nb\tc\\d", "a\\nb\\tc\\\\d"),
         ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
         ("evil\u202etxt.exe", "evil\\u202etxt.exe"),

@@ -82,7 +82,7 @@ def _is_hash_tree(raw: bytes) -> bool:
     inode, length = _ENTRY.unpack_from(raw)
     if inode:
         length = _ENTRY.unpack_from(raw, length)[1] + length if raw[length + 8 : length + 10] == b".." else 0
-    return length % len(raw) == 0 and length > 0
+    return bool(length) and length % len(raw) == 0
 
 
 def _compare(what: str, wanted: int, found: int, at: int) -> None:
