@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from shutil import get_terminal_size
 
 from mntapi.cli.info_guests import heading, mounted_at, short
-from mntapi.cli.output import escape, table
+from mntapi.cli.output import escape, table, text_width
 from mntapi.session.diskset import Content, DiskSet
 from mntapi.session.stack import Branch, Stack
 from mntapi.types import Capacity, Volume, VolumeState
@@ -14,6 +16,7 @@ from mntapi.units import format_size
 _HEADER = ("VOLUME", "SIZE", "HOLDS", "MOUNTED AT", "USED", "FREE", "STATE")
 _MOUNTED = 3
 """The column that is left out where there is no guest."""
+_USED, _FREE = 4, 5
 _BAR = 10
 """Characters of a bar."""
 _MAX_NAMES = 3
@@ -34,13 +37,23 @@ def page(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
             yield from (f"       {escape(name)}: {escape(value)}" for name, value in disk.details.items())
     yield ""
     rows = [_HEADER, *_Rows(disk_set).rows()]
-    if disk_set.guests:
-        yield from table(rows, right=(1, 5))
-    else:
-        yield from table([(*row[:_MOUNTED], *row[_MOUNTED + 1 :]) for row in rows], right=(1, 4))
+    columns = [place for place in range(len(_HEADER)) if disk_set.guests or place != _MOUNTED]
+    yield from _fitting(rows, columns)
     if verbose:
         yield from _details(disk_set)
     yield from _troubles(disk_set, verbose=verbose)
+
+
+def _fitting(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> list[str]:
+    """These columns as a table; on a terminal that is too narrow for it without the bars, then without what is free too."""
+    lines: list[str] = []
+    for left_out in ((), (_USED,), (_USED, _FREE)):
+        kept = [place for place in columns if place not in left_out]
+        right = [kept.index(place) for place in (1, _FREE) if place in kept]
+        lines = table([[row[place] for place in kept] for row in rows], right=right)
+        if not sys.stdout.isatty() or max(map(text_width, lines)) <= get_terminal_size().columns:
+            break
+    return lines
 
 
 class _Rows:

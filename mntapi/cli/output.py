@@ -90,14 +90,15 @@ def time_text(time_ns: int) -> str:
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
     """Rows as lines with aligned columns, the first row being the header; ``right``: the columns set flush right."""
-    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(text_width(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(_cell(text, widths[at], at in right) for at, text in enumerate(row)).rstrip() for row in rows]
 
 
 def _cell(text: str, width: int, right: bool) -> str:
-    blanks = " " * (width - _width(text))
+    blanks = " " * (width - text_width(text))
     return blanks + text if right else text + blanks
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
+    """Columns that it takes on a terminal."""
     return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

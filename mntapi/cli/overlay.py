@@ -70,7 +70,7 @@ def commit(
     """Write the original with the changes in OVERLAY to the new file NEW, a full disk that needs neither.
 
     The original and OVERLAY stay as they are. OVERLAY must not be in use by a mount. An original in another folder is found
-    where mntapi mount found it, by the user who mounted it; for an OVERLAY that was copied, or comes from another user or
+    where mntapi mount found it, if the same user ran that; for an OVERLAY that was copied, or comes from another user or from
     elsewhere, say --parent or --allow-outside.
     """
     from mntapi.export import ConvertOptions, convert

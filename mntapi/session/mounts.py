@@ -79,6 +79,7 @@ def mount(request: MountRequest) -> Mounted:
     with ExitStack() as resources:
         with journal.exclusive():
             record.mountpoint = _free_mountpoint(request.mountpoint)
+            _check_overlay_is_elsewhere(request, record.mountpoint)
             entry = resources.enter_context(journal.create(record))
         try:
             return _make(entry, request, overlay)
@@ -109,6 +110,17 @@ def _check_overlay(request: MountRequest) -> None:
     if request.overlay != MEMORY and (request.options.parent or any(spec.snapshot for spec in request.specs)):
         what = "an overlay in a file names its original, but cannot say which snapshot or parent was chosen"
         raise Unsupported(what, hint="--overlay memory, or name the disk of the snapshot itself")
+
+
+def _check_overlay_is_elsewhere(request: MountRequest, target: str) -> None:
+    """Raise Invalid for a file that the mount itself would hide."""
+    if request.overlay in (None, MEMORY):
+        return
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(request.overlay or "")))
+    if os.path.commonpath([folder, target]) == target:
+        raise Invalid(
+            "the overlay would be hidden by the mount", path=request.overlay, hint="name a file outside of the folder"
+        )
 
 
 def _free_mountpoint(path: str) -> str:

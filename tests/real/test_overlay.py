@@ -23,8 +23,16 @@ from real.conftest import Mntapi
 
 pytestmark = pytest.mark.root
 
+NOTE = "user.mntapi.original"
 PART = MIB
 """Where disk0p1 begins on the disk."""
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands of these tests keep the key of their notes."""
+    monkeypatch.setenv("MNTAPI_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"
 
 
 def digest(path: Path) -> str:
@@ -484,14 +492,27 @@ def test_only_the_overlay_that_was_mounted_finds_its_original_elsewhere(
     verb("umount", target)
     copy, new, secret = overlay.with_name("copy.qcow2"), overlay.with_name("new.raw"), original.with_name("secret.vmdk")
     shutil.copy2(overlay, copy)  # with its extended attributes
-    assert os.getxattr(copy, "user.mntapi.original") == os.getxattr(overlay, "user.mntapi.original")
+    assert os.getxattr(copy, NOTE) == os.getxattr(overlay, NOTE)
     assert "--allow-outside" in verb("overlay", "commit", copy, "--to", new, code=6).stderr
     for how in ("--allow-outside",), ("--parent", original):
         verb("overlay", "commit", copy, "--to", new, "--overwrite", *how)
         run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", overlay, new)
     shutil.copy(original, secret)
     run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "vmdk", "-b", secret, overlay)
+    os.setxattr(overlay, NOTE, f"{overlay.stat().st_ino} {secret}".encode())  # as anybody can write it
     assert "outside its own folder" in verb("overlay", "commit", overlay, "--to", new, "--overwrite", code=6).stderr
+
+
+def test_another_user_must_say_where_the_original_is(
+    verb: Callable[..., subprocess.CompletedProcess], original: Path, target: Path, overlay: Path, state: Path
+) -> None:
+    verb("mount", original, target, "--layout", "blocks", "--overlay", overlay)
+    verb("umount", target)
+    new = overlay.with_name("new.raw")
+    os.chown(state / "key", 65534, 65534)
+    assert "--allow-outside" in verb("overlay", "commit", overlay, "--to", new, code=6).stderr
+    os.chown(state / "key", 0, 0)
+    verb("overlay", "commit", overlay, "--to", new)
 
 
 def test_a_raw_original_elsewhere(
@@ -507,7 +528,7 @@ def test_a_raw_original_elsewhere(
         verb("overlay", "commit", overlay, "--to", new, "--overwrite", *how)
         run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", overlay, new)
         if not how:
-            os.removexattr(overlay, "user.mntapi.original")
+            os.removexattr(overlay, NOTE)
 
 
 def test_an_original_that_is_encrypted(
@@ -557,7 +578,7 @@ def test_an_original_on_a_server(
         write(target / "volumes/disk0p2", 1000, b"changed")
         verb("umount", target)
         verb("overlay", "commit", overlay, "--to", overlay.with_name("new.raw"))
-        os.removexattr(overlay, "user.mntapi.original")
+        os.removexattr(overlay, NOTE)
         assert "--parent" in verb("overlay", "commit", overlay, "--to", overlay.with_name("no.raw"), code=6).stderr
         verb("overlay", "commit", overlay, "--to", overlay.with_name("more.raw"), "--parent", server.url())
     finally:
@@ -575,3 +596,8 @@ def test_what_cannot_be_committed(verb: Callable[..., subprocess.CompletedProces
     for action in ("info", "http://host/o.qcow2"), ("commit", "nbd://host", "--to", tmp_path / "new.raw"):
         told = verb("overlay", *action, code=2).stderr
         assert "not one on a server" in told and "mount --overlay" in told
+
+
+def test_an_overlay_that_the_mount_would_hide(mntapi: Mntapi, original: Path, target: Path) -> None:
+    error = mntapi("mount", "--layout", "blocks", "--overlay", target / "overlay", original, target, code=2).stderr
+    assert "hidden" in error and not any(target.iterdir())
