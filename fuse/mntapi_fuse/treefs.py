@@ -15,9 +15,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mntapi.errors import AWAY, Corrupt, MntapiError, NotFound, ReadFailed, Unsupported
+from mntapi.errors import Corrupt, MntapiError, NotFound
 from mntapi.filesystems.names import DAMAGED, UNREADABLE
 from mntapi.types import Blocks, Capacity, Entry, Extent, FileKind, FileSystem, Node
+from mntapi_fuse.failures import Failures
 from mntapi_fuse.operations import ROOT, Attributes, DirEntry, NoAttribute
 from mntapi_fuse.protocol import NAME_MAX, TARGET_MAX
 
@@ -25,7 +26,10 @@ MAX_NODES = 4096
 """Nodes remembered, so that what was just listed or looked up need not be read again to be opened. About 2 MiB."""
 REASON = "user.mntapi.reason"
 """The extended attribute that says why a file's contents cannot be read. It is listed where that is known without trying, or
-since somebody tried; asked for by name, it is found out by opening the file, which reads none of its contents."""
+since somebody tried, until what failed goes well; asked for by name, it is found out by opening the file, which reads none of
+its contents."""
+_OURS = "user.mntapi."
+"""Names of extended attributes in which we speak: what a guest gave such a name is not shown."""
 
 _FIRST = 2
 """Node number of inode 0."""
@@ -54,8 +58,7 @@ class TreeFs:
         self._filesystem = filesystem
         self._root = filesystem.root
         self._nodes: dict[int, Node] = {}
-        self._failures: dict[int, str] = {}
-        """Why reading failed, by node number."""
+        self._failures = Failures()
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
         directory, text = self._node(parent), os.fsdecode(name)
@@ -77,23 +80,18 @@ class TreeFs:
             for entry in self._filesystem.scan(self._node(node)):
                 yield DirEntry(_shown_name(entry), self._show(entry.node))
         except MntapiError as error:
-            self._failed(node, error)
+            self._failures.failed(node, error)
             raise
+        self._failures.succeeded(node)
 
     def open(self, node: int) -> Blocks:
         try:
-            return _Watched(self._filesystem.open(self._node(node)), lambda error: self._failed(node, error))
+            opened = _Watched(self._filesystem.open(self._node(node)), self._failures, node)
         except MntapiError as error:
-            self._failed(node, error)
+            self._failures.failed(node, error)
             raise
-
-    def _failed(self, node: int, error: MntapiError) -> None:
-        """Remember why, if it is about what is on the disk: a server that is away may be back for the next read."""
-        if not isinstance(error, Corrupt | ReadFailed | Unsupported) or error.reason in AWAY:
-            return
-        if len(self._failures) >= MAX_NODES:
-            self._failures.clear()
-        self._failures[node] = error.reason or _slug(error)
+        self._failures.succeeded(node)
+        return opened
 
     def readlink(self, node: int) -> bytes:
         target = os.fsencode(self._filesystem.readlink(self._node(node)))
@@ -119,7 +117,7 @@ class TreeFs:
         try:
             self.open(node).close()
         except MntapiError:
-            reason = self._failures.get(node)
+            reason = self._failures.reason(node)
             return None if reason is None else os.fsencode(reason)
         return None
 
@@ -128,8 +126,9 @@ class TreeFs:
 
     def _xattrs(self, number: int) -> Mapping[str, bytes]:
         node = self._node(number)
-        found = {} if number & _STAND_IN else self._filesystem.xattrs(node)
-        reason = node.reason or self._failures.get(number)
+        theirs = {} if number & _STAND_IN else self._filesystem.xattrs(node)
+        found = {name: value for name, value in theirs.items() if not name.startswith(_OURS)}
+        reason = node.reason or self._failures.reason(number)
         return found if reason is None else {**found, REASON: os.fsencode(reason)}
 
     def _node(self, number: int) -> Node:
@@ -164,11 +163,12 @@ class TreeFs:
 
 
 class _Watched:
-    """A file's contents; what reading them fails with is told as well."""
+    """A file's contents; it is noted what of them could be read, and what could not."""
 
-    def __init__(self, inner: Blocks, tell: Callable[[MntapiError], None]) -> None:
+    def __init__(self, inner: Blocks, failures: Failures, node: int) -> None:
         self._inner = inner
-        self._tell = tell
+        self._failures = failures
+        self._node = node
         self.size = inner.size
         self.sector_size = inner.sector_size
         self.extents: Callable[[int, int], Iterator[Extent]] = inner.extents
@@ -178,15 +178,9 @@ class _Watched:
         try:
             self._inner.readinto(offset, buffer)
         except MntapiError as error:
-            self._tell(error)
+            self._failures.failed(self._node, error, offset, offset + len(buffer))
             raise
-
-
-def _slug(error: MntapiError) -> str:
-    """A reason for errors that carry none."""
-    if isinstance(error, Corrupt):
-        return DAMAGED
-    return UNREADABLE if isinstance(error, ReadFailed) else "unsupported"
+        self._failures.succeeded(self._node, offset, offset + len(buffer))
 
 
 def _with_inode(node: Node) -> Node:

@@ -199,7 +199,10 @@ def _operations(disk_set: DiskSet, order: Message, layout: str) -> Operations:
     wanted = [disk_set.volume(order["volume"])] if order["volume"] else list(disk_set.volumes)
     if layout == "blocks":
         disks = {f"disk{index}": disk.blocks for index, disk in enumerate(disk_set.disks)}
-        return BlockFs({"disks": disks, "volumes": {volume.name: volume_blocks(volume) for volume in wanted}})
+        readable = [
+            volume for volume in wanted if volume.size or not volume.reason
+        ]  # an empty file would pass for an empty volume
+        return BlockFs({"disks": disks, "volumes": {volume.name: volume_blocks(volume) for volume in readable}})
     if not wanted:
         raise NotFound("there is no volume to mount")
     if order["volume"]:

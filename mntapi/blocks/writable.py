@@ -12,20 +12,27 @@ anything is missing, or is not understood, is not written at all; reading throug
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import groupby
+from operator import itemgetter
 from typing import NoReturn, Protocol, runtime_checkable
+from weakref import WeakSet
 
-from mntapi.blocks.base import check_range
+from mntapi.blocks.base import check_range, read
 from mntapi.blocks.concat import Concat
 from mntapi.blocks.missing import Missing
 from mntapi.blocks.slice import Slice
 from mntapi.blocks.zero import Zero
-from mntapi.errors import Unsupported
+from mntapi.errors import AWAY, Failed, MntapiError, Unsupported
 from mntapi.types import Blocks, ExtentKind, WritableBlocks
+from mntapi.units import SECTOR
 
 _ZEROS = bytes(1 << 16)
 REASON = "read-only"
 """The slug of the errors here."""
+
+_apart: WeakSet[Blocks] = WeakSet()
+"""Arrays whose members may disagree, as a write failed and could not be put right. Here, as several writers may share one."""
 
 Place = tuple[int, int, int, int]
 """(which of the blocks below, offset there, length, how far into the range that was asked for), in bytes."""
@@ -119,6 +126,10 @@ class WritableSlice(Layer):
 class Spread(Layer):
     """Bytes that are stored as they are, in pieces and perhaps in copies, over several blocks. Borrows them.
 
+    If a write raises, copies are alike all the same: all become what the last of them holds. That needs no room, for where an
+    earlier copy differs from a later one, it was just written. If the process or the machine dies between the writes, copies
+    differ until the range is written again, as those of any mirror that keeps no journal.
+
     Args:
         shown: what reads them.
         below: what they are stored in.
@@ -139,27 +150,104 @@ class Spread(Layer):
     ) -> None:
         self._below = [writable(one) for one in below]
         super().__init__(shown, self._below)
+        self._shown = shown
         self._places = places
         self._has_copies = turn is not None
         self._turn = turn or nullcontext()
 
     def write(self, offset: int, content: memoryview) -> None:
-        """See ``WritableBlocks``. If it raises, copies may differ in this range, as on a machine that loses power."""
+        """See ``WritableBlocks``. Raises Failed once copies could not be made alike after an error."""
         check_range(self.size, offset, len(content))
         with self._turn:
-            for index, start, length, position in self._places(offset, len(content)):
-                self._below[index].write(start, content[position : position + length])
+            check_agreement(self._shown)
+            try:
+                for index, start, length, position in self._places(offset, len(content)):
+                    self._below[index].write(start, content[position : position + length])
+            except BaseException:
+                self._make_alike(offset, len(content))
+                raise
 
     def discard(self, offset: int, length: int) -> None:
         """See ``WritableBlocks``. Copies become zeros to the byte: what lies below rounds to blocks of its own, and copies that
-        begin at different offsets would differ then."""
+        begin at different offsets would differ then. All forget before any is written, which may fail."""
         check_range(self.size, offset, length)
         with self._turn:
-            for index, start, end in _runs(self._places(offset, length)):
-                if self._has_copies:
-                    zero_out(self._below[index], start, end - start)
-                else:
+            check_agreement(self._shown)
+            runs = list(_runs(self._places(offset, length)))
+            try:
+                for index, start, end in runs:
                     self._below[index].discard(start, end - start)
+                for index, start, end in runs if self._has_copies else ():
+                    _zero_data(self._below[index], start, end - start)
+            except BaseException:
+                self._make_alike(offset, length)
+                raise
+
+    def _make_alike(self, offset: int, length: int) -> None:
+        """Give all copies of the range what the last of them holds; the last one that can be read, sector by sector."""
+        if not self._has_copies:
+            return
+        with putting_right(self._shown):
+            for start in range(offset, offset + length, len(_ZEROS)):
+                end = min(offset + length, start + len(_ZEROS))
+                if not self._is_alike(start, end - start):
+                    for sector in range(start, end, SECTOR):
+                        self._correct(sector, min(SECTOR, end - sector))
+
+    def _is_alike(self, offset: int, length: int) -> bool:
+        try:
+            return all(len({read(*copy) for copy in copies}) == 1 for copies in self._copies(offset, length))
+        except MntapiError:
+            return False
+
+    def _correct(self, offset: int, length: int) -> None:
+        for copies in self._copies(offset, length):
+            right: bytes | None = None
+            for blocks, start, count in reversed(copies):
+                right = correct(blocks, start, count, right)
+
+    def _copies(self, offset: int, length: int) -> Iterator[list[tuple[WritableBlocks, int, int]]]:
+        """For each piece of the range where its copies are, in the order in which they are written."""
+        for _, copies in groupby(self._places(offset, length), key=itemgetter(3)):
+            yield [(self._below[index], start, count) for index, start, count, _ in copies]
+
+
+def check_agreement(array: Blocks) -> None:
+    """Raise Failed if the members of ``array`` may disagree."""
+    if array in _apart:
+        what = "a write failed and could not be undone: members of the array may disagree, and it is not written any more"
+        raise Failed(what, hint="start again with new overlays", reason="members-disagree")
+
+
+@contextmanager
+def putting_right(array: Blocks) -> Iterator[None]:
+    """Hold this while what a failed write left is put right. Raises Failed if that fails: ``array`` is not written again."""
+    _apart.add(array)
+    try:
+        yield
+    except MntapiError:
+        check_agreement(array)
+    _apart.discard(array)
+
+
+def correct(blocks: WritableBlocks, offset: int, length: int, right: bytes | None) -> bytes | None:
+    """Write what differs from ``right``, and nothing else: there may be no room for the rest.
+
+    Returns ``right``, or what is there if that is None.
+
+    What can never be read does not disagree; it is left alone.
+    """
+    try:
+        held = read(blocks, offset, length)
+    except MntapiError as error:
+        if error.reason in AWAY:
+            raise
+        return right
+    if right is None or held == right:
+        return held
+    wrong = [at for at in range(length) if held[at] != right[at]]
+    blocks.write(offset + wrong[0], memoryview(right)[wrong[0] : wrong[-1] + 1])
+    return right
 
 
 def _runs(places: Iterable[Place]) -> Iterator[tuple[int, int, int]]:
@@ -191,6 +279,10 @@ def zero_out(blocks: WritableBlocks, offset: int, length: int) -> None:
     """Make the range read as zeros, to the byte, and store as little of it as possible. Raises as ``blocks.write``."""
     check_range(blocks.size, offset, length)
     blocks.discard(offset, length)
+    _zero_data(blocks, offset, length)
+
+
+def _zero_data(blocks: WritableBlocks, offset: int, length: int) -> None:
     for extent in [one for one in blocks.extents(offset, length) if one.kind is ExtentKind.DATA]:
         for start in range(extent.offset, extent.end, len(_ZEROS)):
             blocks.write(start, memoryview(_ZEROS)[: extent.end - start])

@@ -199,7 +199,7 @@ def _present_by_fuse(entry: Entry, request: MountRequest, worker: Worker, volume
     entry.record.layout = _mount_fuse(entry, request, worker, target, layout=request.layout, allow_other=request.allow_other)
     shown = [one for one in volumes if request.volume in (None, one.name, one.id)]
     if request.layout == "blocks":
-        shown = [one for one in shown if one.state == VolumeState.ENCRYPTED]
+        shown = [one for one in shown if one.state == VolumeState.ENCRYPTED or not one.size]
     return [f"{one.name}: {one.reason}" for one in shown if one.reason]
 
 

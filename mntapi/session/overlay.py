@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from mntapi.blocks import HostFile, read_clipped
+from mntapi.blocks import HostFile, Missing, read_clipped
 from mntapi.blocks.file import translate
 from mntapi.blocks.memory_overlay import MemoryOverlay, Room
-from mntapi.blocks.writable import REASON, writable
+from mntapi.blocks.writable import Unwritable, writable
 from mntapi.errors import Busy, Corrupt, Denied, Invalid, MntapiError, Unsupported
 from mntapi.images.opener import DirectOpener
 from mntapi.images.qcow2.create import create_overlay, open_overlay
@@ -37,14 +37,7 @@ MEMORY = "memory"
 MAX_DISKS = 256
 """Disks of a set that may be written."""
 
-_ASSEMBLED = frozenset({"ldm", "lvm", "md"})
-"""Kinds of volumes of several parts: those that lack one are not written, whatever is left to read."""
-
-_PAIRED = {
-    "bcache": "its cache may be elsewhere, and would not know of the change",
-    "drbd": "its peer is elsewhere, and would not know of the change",
-}
-"""Kinds of volumes with another half on another machine or disk, and why they are not written."""
+_SHADOW = "a shadow copy is not written; it is read from the disks below the overlays"
 
 OverlayOf = Callable[[int, Image], WritableBlocks]
 """(index of the disk, the original): the same disk, to be written. It owns the original's blocks."""
@@ -52,6 +45,8 @@ OverlayOf = Callable[[int, Image], WritableBlocks]
 
 def with_overlays(disk_set: DiskSet, overlay_of: OverlayOf, keys: Keys | None = None) -> DiskSet:
     """The same disks with a place to write over each, and the volumes on them now. Owns ``disk_set``, also on an error.
+
+    Shadow copies are those of the disks as given: they share blocks with a volume that may be written now.
 
     Raises what ``overlay_of`` raises.
     """
@@ -62,13 +57,38 @@ def with_overlays(disk_set: DiskSet, overlay_of: OverlayOf, keys: Keys | None = 
             overlay = overlay_of(index, disk)
             undo.callback(overlay.close)
             disks.append(replace(disk, blocks=overlay))
-        return DiskSet(disks, find_volumes(disks, keys=keys), undo.pop_all())
+        found = find_volumes(disks, keys=keys)
+        volumes = [_unchanged(volume, disk_set) if volume.kind == "vss" else volume for volume in found.volumes]
+        return DiskSet(disks, found._replace(volumes=volumes), undo.pop_all())
+
+
+def _unchanged(shadow: Volume, originals: DiskSet) -> Volume:
+    """A shadow copy that stays as it is whatever is written. One that the originals do not show (locked, or made on the
+    overlay) is read only if nothing that it lies on can be written."""
+    from mntapi.volumes.vss.snapshot import Snapshot  # few sets have any
+
+    base = shadow.details["base"]
+    for volume in originals.volumes:
+        if (volume.id, volume.details.get("base")) == (shadow.id, base):
+            return replace(volume, name=shadow.name, blocks=Unwritable(volume.blocks, _SHADOW))
+    if not isinstance(shadow.blocks, Snapshot) or not any(map(_is_writable, shadow.blocks.sources)):
+        return shadow
+    why = f"is a shadow copy of {base}, which may be written, and would change with it"
+    return replace(shadow, blocks=Missing(shadow.size, why), state=VolumeState.UNSUPPORTED, reason=why)
+
+
+def _is_writable(blocks: Blocks) -> bool:
+    try:
+        writable(blocks)
+    except Unsupported:
+        return False
+    return True
 
 
 def volume_blocks(volume: Volume) -> Blocks:
     """The volume's blocks; ``WritableBlocks`` where everything that it lies on can be written."""
     try:
-        return _to_write(volume)
+        return writable(volume.blocks)
     except Unsupported:
         return volume.blocks
 
@@ -76,19 +96,10 @@ def volume_blocks(volume: Volume) -> Blocks:
 def why_read_only(volume: Volume) -> str | None:
     """Why a volume of a set with overlays cannot be written, None if it can."""
     try:
-        _to_write(volume)
+        writable(volume.blocks)
     except Unsupported as error:
         return str(error)
     return None
-
-
-def _to_write(volume: Volume) -> WritableBlocks:
-    """Raises Unsupported."""
-    if volume.kind in _ASSEMBLED and volume.state is VolumeState.INCOMPLETE:
-        raise Unsupported(volume.reason or volume.state.value, reason=REASON)
-    if volume.kind in _PAIRED:
-        raise Unsupported(_PAIRED[volume.kind], reason=REASON)
-    return writable(volume.blocks)
 
 
 def overlays_in_memory() -> OverlayOf:

@@ -99,6 +99,7 @@ def _scratch(cache: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "run").mkdir(parents=True)
         os.environ["MNTAPI_RUN_DIR"] = str(scratch / "run")
+        os.environ["MNTAPI_STATE_DIR"] = str(scratch / "state")
         try:
             yield scratch
         finally:

@@ -15,19 +15,26 @@ import subprocess
 import tarfile
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import cast
 
 import pytest
+from click.testing import CliRunner
 
 import mntapi
 from contract.luks_maker import cryptsetup, encrypted, needs_cryptsetup, passphrase, pattern
+from contract.vss_builder import Copy
+from contract.vss_builder import Volume as Shadowed
 from contract.writable_contract import check_writable
 from contract.writable_sets import GOLDEN, digest, golden, luks1, needs_qemu, of_qemu, qemu_img, unpack
 from mntapi.blocks import HostFile, read
 from mntapi.blocks.memory_overlay import MemoryOverlay
+from mntapi.blocks.writable import Unwritable
+from mntapi.cli import convert
+from mntapi.errors import ReadFailed
 from mntapi.keys import Keys
 from mntapi.session.diskset import DiskSet
 from mntapi.session.overlay import overlays_in_memory, volume_blocks, why_read_only, with_overlays
-from mntapi.types import Blocks, OpenOptions, Volume, VolumeState, WritableBlocks
+from mntapi.types import Blocks, Image, OpenOptions, Volume, VolumeState, WritableBlocks
 from mntapi.units import MIB
 from mntapi.volumes.scan import scan
 
@@ -314,3 +321,93 @@ def test_half_of_a_pair_is_not_written(name: str, why: str, tmp_path: Path) -> N
     with opened([path]) as disk_set:
         (volume,) = (one for one in disk_set.volumes if one.kind in ("bcache", "drbd"))
         assert why in str(why_read_only(volume)) and volume_blocks(volume) is volume.blocks
+
+
+@pytest.mark.parametrize(("name", "why"), [("bcache-alone", "cache"), ("drbd-v09-current", "peer")])
+def test_what_lies_on_half_of_a_pair_is_not_written(name: str, why: str, tmp_path: Path) -> None:
+    """A partition, which sfdisk made there."""
+    path, inner = unpack(GOLDEN / f"named/{name}.img.xz", tmp_path / name), tmp_path / "inner"
+    with mntapi.open_disks(str(path)) as disk_set:
+        (half,) = (one for one in disk_set.volumes if one.kind in ("bcache", "drbd"))
+        offset, size = half.offset, half.size
+    with inner.open("wb") as made:
+        made.truncate(size)
+    subprocess.run(["sfdisk", "-q", inner], input=b"label: gpt\nstart=2048\n", check=True)
+    with path.open("r+b") as disk:
+        disk.seek(offset)
+        disk.write(inner.read_bytes())
+    with opened([path]) as disk_set:
+        (partition,) = (one for one in disk_set.volumes if one.kind == "partition")
+        assert why in str(why_read_only(partition)) and volume_blocks(partition) is partition.blocks
+        assert read(partition.blocks, 0, partition.size) == inner.read_bytes()[1 * MIB :][: partition.size]
+
+
+def test_a_linear_array_without_its_last_member(tmp_path: Path) -> None:
+    """Neither written, nor converted: how long it would be is not known."""
+    paths = golden("md", "disk?.img.xz", tmp_path)
+    lacking = [path for path in paths if path.name != "disk2.img"]
+    with opened(paths) as whole, opened(lacking) as disk_set:
+        array, full = disk_set.volume("md-linear-12"), whole.volume("md-linear-12")
+        assert full.state is VolumeState.OK and why_read_only(full) is None
+        assert array.state is VolumeState.INCOMPLETE and "missing" in str(why_read_only(array))
+        assert read(array.blocks, 0, 4096) == read(full.blocks, 0, 4096)
+        with pytest.raises(ReadFailed):
+            read(array.blocks, 0, array.size)
+    more = [word for path in lacking[1:] for word in ("-d", str(path))]
+    words = [str(lacking[0]), str(tmp_path / "out"), "--format", "raw", "--volume", "md-linear-12", *more]
+    done = CliRunner().invoke(convert.command, words)
+    assert isinstance(done.exception, ReadFailed) and not (tmp_path / "out").exists()
+
+
+def shadowed(folder: Path) -> Path:
+    """An NTFS volume with shadow copies that share blocks with it."""
+    copies = [Copy(1, 128, [(0, 0, 150, 0, 0)]), Copy(2, 168, [(1, 0, 190, 0, 0)])]
+    path = folder / "ntfs"
+    path.write_bytes(Shadowed(1, copies=copies).image())
+    return path
+
+
+def test_a_shadow_copy_does_not_change_with_its_volume(tmp_path: Path) -> None:
+    """Here without Windows, which would save the old blocks first."""
+    path = shadowed(tmp_path)
+    with mntapi.open_disks(str(path)) as disk_set:
+        before = {one.id: read(one.blocks, 0, one.size) for one in disk_set.volumes if one.kind == "vss"}
+    with opened([path]) as disk_set:
+        (base,) = (one for one in disk_set.volumes if one.kind != "vss")
+        copies = [one for one in disk_set.volumes if one.kind == "vss"]
+        assert [copy.name.partition("@")[0] for copy in copies] == [base.name] * 2
+        writable_volume(base).write(3 * 16384, memoryview(b"NEW!" * 4096))
+        assert {one.id: read(one.blocks, 0, one.size) for one in copies} == before
+        assert all("a shadow copy is not written" in str(why_read_only(one)) for one in copies)
+
+
+def test_shadow_copies_that_only_the_overlay_shows(tmp_path: Path) -> None:
+    """Nothing keeps them as they are when their volume is written, so they are not read."""
+    made, plain = shadowed(tmp_path).read_bytes(), tmp_path / "plain"
+    plain.write_bytes(bytes(len(made)))
+
+    def overlay_of(_index: int, disk: Image) -> WritableBlocks:
+        overlay = MemoryOverlay(disk.blocks)
+        overlay.write(0, memoryview(made))
+        return overlay
+
+    with with_overlays(mntapi.open_disks(str(plain)), overlay_of) as disk_set:
+        copies = [one for one in disk_set.volumes if one.kind == "vss"]
+        assert len(copies) == 2 and all(one.state is VolumeState.UNSUPPORTED for one in copies)
+        with pytest.raises(ReadFailed, match="may be written"):
+            read(copies[0].blocks, 0, 1)
+
+
+def test_shadow_copies_of_what_is_never_written(tmp_path: Path) -> None:
+    """They are read through the overlay: of an unlocked BitLocker volume the originals show none."""
+    made, plain = shadowed(tmp_path).read_bytes(), tmp_path / "plain"
+    plain.write_bytes(bytes(len(made)))
+
+    def overlay_of(_index: int, disk: Image) -> WritableBlocks:
+        overlay = MemoryOverlay(disk.blocks)
+        overlay.write(0, memoryview(made))
+        return cast(WritableBlocks, Unwritable(overlay, "there is no writer"))
+
+    with with_overlays(mntapi.open_disks(str(plain)), overlay_of) as disk_set:
+        (first, _) = (one for one in disk_set.volumes if one.kind == "vss")
+        assert first.state is VolumeState.OK and read(first.blocks, 0, 16384) == made[150 * 16384 :][:16384]

@@ -33,7 +33,8 @@ class Mntapi:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.environment = {**os.environ, "MNTAPI_RUN_DIR": str(run_dir)}
+        state = str(run_dir.with_name(f"{run_dir.name}-state"))
+        self.environment = {**os.environ, "MNTAPI_RUN_DIR": str(run_dir), "MNTAPI_STATE_DIR": state}
         self.argv = [sys.executable, "-m", "mntapi.cli.entry"]
 
     def start(self, *arguments: object, **options: object) -> subprocess.Popen:

@@ -328,7 +328,7 @@ def test_an_ordinary_user_mounts_through_fusermount3(home: Path) -> None:
     """
     done = subprocess.run(
         [*AS_NOBODY, "sh", "-c", script],
-        env={**os.environ, "MNTAPI_RUN_DIR": str(home / "run"), "HOME": str(home)},
+        env={**os.environ, "MNTAPI_RUN_DIR": str(home / "run"), "MNTAPI_STATE_DIR": str(home / "state"), "HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -29,10 +29,9 @@ PART = MIB
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(mntapi: Mntapi) -> Path:
     """Where the commands of these tests keep the key of their notes."""
-    monkeypatch.setenv("MNTAPI_STATE_DIR", str(tmp_path / "state"))
-    return tmp_path / "state"
+    return Path(mntapi.environment["MNTAPI_STATE_DIR"])
 
 
 def digest(path: Path) -> str:

@@ -13,7 +13,7 @@ from mntapi.blocks import Concat, Fault, Zero, read
 from mntapi.errors import Corrupt, Invalid, IsADirectory, MntapiError, NotADirectory, NotFound, ReadFailed, Unsupported
 from mntapi.filesystems.names import DAMAGED, UNREADABLE
 from mntapi.types import Blocks, Entry, Extent, ExtentKind, FileKind, Node
-from mntapi_fuse import blockfs, treefs
+from mntapi_fuse import blockfs, failures, treefs
 from mntapi_fuse.blockfs import BlockFs
 from mntapi_fuse.operations import ROOT, NoAttribute
 from mntapi_fuse.treefs import TreeFs
@@ -138,6 +138,21 @@ def test_reasons_are_attributes() -> None:
         tree.open(secret)
 
 
+def test_a_guest_does_not_speak_for_us() -> None:
+    class Forged(MemoryFileSystem):
+        def xattrs(self, node: Node) -> Mapping[str, bytes]:
+            return {"user.mntapi.reason": b"all is well", "user.mntapi.original": b"x", "user.mntapied": b"1"}
+
+    tree = TreeFs(Forged({"plain": b"", "secret": b"x"}, metadata={"secret": {"reason": "efs"}}))
+    plain, secret = (tree.lookup(ROOT, name).number for name in (b"plain", b"secret"))
+    assert tree.listxattr(plain) == [b"user.mntapied"]
+    assert tree.listxattr(secret) == [b"user.mntapied", b"user.mntapi.reason"]
+    assert tree.getxattr(secret, b"user.mntapi.reason") == b"efs"
+    for number, name in (plain, b"user.mntapi.reason"), (plain, b"user.mntapi.original"), (secret, b"user.mntapi.original"):
+        with pytest.raises(NoAttribute):
+            tree.getxattr(number, name)
+
+
 class Unopenable(MemoryFileSystem):
     """Its file has a map that makes no sense, or none that is read."""
 
@@ -194,13 +209,86 @@ def test_a_server_that_is_away_is_no_fault_of_the_file() -> None:
 
 
 def test_failures_that_are_remembered_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mntapi_fuse.treefs.MAX_NODES", 4)
+    monkeypatch.setattr(failures, "MAX_FAILURES", 4)
     filesystem = Unopenable({f"file{index}": b"x" for index in range(20)})
     filesystem.error = Corrupt("no")
     tree = TreeFs(filesystem)
     for entry in list(tree.readdir(ROOT)):
         assert tree.getxattr(entry.attributes.number, b"user.mntapi.reason") == b"damaged"
-    assert len(tree._failures) <= 4
+    assert sum(tree._failures.reason(number) is not None for number in range(64)) <= 4
+
+
+class Flaky(MemoryFileSystem):
+    """Its file cannot be opened while ``error`` is set."""
+
+    error: MntapiError | None = None
+
+    def open(self, file: Node) -> Blocks:
+        if self.error:
+            raise self.error
+        return super().open(file)
+
+    def scan(self, directory: Node) -> Iterator[Entry]:
+        if self.error and directory.inode != self.root.inode:
+            raise self.error
+        return super().scan(directory)
+
+
+def test_what_can_be_opened_again_has_no_reason() -> None:
+    filesystem = Flaky({"file": b"x", "folder": {"inner": b""}})
+    tree = TreeFs(filesystem)
+    file, folder = (tree.lookup(ROOT, name).number for name in (b"file", b"folder"))
+    filesystem.error = ReadFailed("cannot be read")
+    with pytest.raises(ReadFailed):
+        tree.open(file)
+    with pytest.raises(ReadFailed):
+        list(tree.readdir(folder))
+    assert tree.listxattr(file) == tree.listxattr(folder) == [b"user.mntapi.reason"]
+    filesystem.error = None
+    tree.open(file)
+    assert [entry.name for entry in tree.readdir(folder)] == [b"inner"]
+    assert tree.listxattr(file) == tree.listxattr(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("reads", "is_forgotten"),
+    [
+        ([(0, 16384)], True),
+        ([(4096, 4096)], True),
+        ([(4096, 512), (4608, 3584)], True),  # from its start on, as cat does
+        ([(6144, 2048), (4096, 2048)], True),
+        ([(0, 4096), (8192, 8192)], False),  # all around it
+        ([(4096, 4095)], False),
+        ([(4097, 8192)], False),
+        ([(5120, 512)], False),
+        ([], False),  # opened only
+    ],
+)
+def test_bytes_that_can_be_read_again_have_no_reason(reads: list[tuple[int, int]], *, is_forgotten: bool) -> None:
+    content = Faulty(b"x" * 16384)
+    tree = TreeFs(MemoryFileSystem({"file": content}))
+    file = tree.lookup(ROOT, b"file").number
+    opened = tree.open(file)
+    content.error = ReadFailed("cannot be read")
+    for at in (4096, 7168):  # two places; what is between them counts as failed too
+        with pytest.raises(ReadFailed):
+            read(opened, at, 1024)
+    content.error = None
+    again = tree.open(file)
+    for at, length in reads:
+        assert read(again, at, length) == b"x" * length
+    assert tree.listxattr(file) == ([] if is_forgotten else [b"user.mntapi.reason"])
+
+
+class Faulty(Memory):
+    """Cannot be read while ``error`` is set."""
+
+    error: MntapiError | None = None
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        if self.error:
+            raise self.error
+        super().readinto(offset, buffer)
 
 
 def test_remembered_nodes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,11 @@ from contract.ldm_builder import (
     volume_guid,
     volume_record,
 )
+from contract.raid_model import Memory as Stored
 from mntapi.blocks import Slice, check_range, read
-from mntapi.errors import ReadFailed
+from mntapi.blocks.memory_overlay import MemoryOverlay
+from mntapi.blocks.writable import writable
+from mntapi.errors import ReadFailed, Unsupported
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.volumes import ldm
 from mntapi.volumes.ldm import assembly
@@ -119,6 +122,37 @@ def test_a_mirror_of_striped_volumes() -> None:
     assert numbers(volume) == span(11, 0, 8) + span(12, 0, 8) + span(11, 8, 8) + span(12, 8, 8)
     (volume,) = volumes_of(records, 11, 13, 14)
     assert numbers(volume) == span(14, 0, 8) + span(13, 0, 8) + span(14, 8, 8) + span(13, 8, 8)
+
+
+def test_a_mirror_of_old_disks_is_not_written() -> None:
+    """One alone is read, as they may be of different times; written, it would differ from the other."""
+    records = [volume_record(1, "V", 2, 8), component_record(2, 1, 1), component_record(3, 1, 1)]
+    records += [partition_record(4, 2, 11, 0, 8), partition_record(5, 3, 12, 0, 8)]
+    database = [Database([*records, *DISKS], committed=number) for number in (4, 4, 5)]
+    disks = [
+        MemoryOverlay(Memory(Disk(number, each, data_sectors=1024).build()))
+        for number, each in zip((11, 12, 13), database, strict=True)
+    ]
+    (volume,) = (volume for volume in scan(disks, [ldm]) if volume.kind == "ldm")
+    assert volume.state is VolumeState.OK and "was away while others changed" in (volume.reason or "")
+    assert numbers(volume) == span(11, 0, 8)
+    with pytest.raises(Unsupported, match="member 1 is missing or not trusted"):
+        writable(volume.blocks)
+
+
+def test_disks_of_which_there_are_copies() -> None:
+    """A volume on several of them is read if they are alike, but not written."""
+    database = Database([*MIRROR_OF_SPANS, *DISKS])
+    disks = [MemoryOverlay(Stored(Disk(number, database, data_sectors=1024).build())) for number in (11, 12, 13, 14, 11)]
+    (volume,) = (volume for volume in scan(disks, [ldm]) if volume.kind == "ldm")
+    assert (volume.state, volume.reason, numbers(volume)) == (VolumeState.OK, None, span(11, 0, 16) + span(12, 32, 8))
+    with pytest.raises(Unsupported, match="a copy of disk Disk11"):
+        writable(volume.blocks)
+    disks[4].write(disks[4].size - 1, memoryview(b"?"))
+    (volume,) = (volume for volume in scan(disks, [ldm]) if volume.kind == "ldm")
+    assert volume.state is VolumeState.INCOMPLETE and "is there several times, and disk4, disk0 differ" in (volume.reason or "")
+    with pytest.raises(Unsupported, match="is there several times"):
+        writable(volume.blocks)
 
 
 def test_a_copy_the_database_does_not_trust() -> None:

@@ -12,7 +12,7 @@ import pytest
 from mntapi.blocks import Fault, HostFile, Slice, read
 from mntapi.errors import MntapiError, ReadFailed
 from mntapi.types import Volume, VolumeState
-from mntapi.volumes import lvm
+from mntapi.volumes import copies, lvm
 from mntapi.volumes.lvm import references
 from mntapi.volumes.scan import find_volumes, scan
 from unit.lvm_builder import (
@@ -312,6 +312,17 @@ def test_copies_of_a_group_that_are_alike(opened) -> None:
         assert both.state is OK and (begins(both), begins(both, 1)) == (b"one 0", b"two 0")
         assert f"PV {uuid('one')} is there 2 times: disk" in (both.reason or "")
         assert "are alike, and the first is used" in (both.reason or "")
+
+
+def test_copies_that_are_too_much_to_compare(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That they are alike is not known, so the volume on both disks is not made of them."""
+    monkeypatch.setattr(copies, "LIMIT", EXTENT)
+    text = group_text(volume("both", linear(0, 1, "pv0", 0), linear(1, 1, "pv1", 0)), physical=("one", "two"))
+    disks = [opened(f"{copy}{seed}", disk(seed, text)) for copy, seed in (("a", "one"), ("a", "two"), ("b", "two"))]
+    (both,) = (one for one in scan(disks, [lvm]) if one.kind == "lvm")
+    assert both.state is UNSUPPORTED and "disk1, disk2 have the same UUID and hold more than" in (both.reason or "")
+    with pytest.raises(ReadFailed, match="too much to compare"):
+        read(both.blocks, 0, 1)
 
 
 @pytest.mark.parametrize("where", [1, 1000, 5 * EXTENT // 2])

@@ -14,7 +14,7 @@ from contract.raid_model import Memory, content, parity_members
 from mntapi.blocks import read
 from mntapi.errors import Corrupt, ReadFailed, Unsupported
 from mntapi.types import Volume, VolumeState
-from mntapi.volumes import md
+from mntapi.volumes import copies, md
 from mntapi.volumes.md.array import build, layout_name, redundancy
 from mntapi.volumes.md.superblock import Geometry
 from mntapi.volumes.scan import find_volumes
@@ -135,6 +135,14 @@ def test_copies_that_differ_are_never_put_together_with_others() -> None:
     assert read(volume.blocks, 0, volume.size) == DATA[: 12 * CHUNK]
     whole = array(first, first, *others)
     assert (whole.state, read(whole.blocks, 0, whole.size)) == (VolumeState.OK, DATA[: 12 * CHUNK])
+
+
+def test_copies_that_are_too_much_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "LIMIT", len(DATA) // 4 - 1)
+    first, *others = raid5()
+    volume = array(first, first, *others)
+    assert "disk:0, disk:1 are copies of the same member 0 and hold more than" in text(volume)
+    assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.INCOMPLETE, DATA[: 12 * CHUNK])
 
 
 def test_spares_are_told() -> None:
@@ -320,11 +328,12 @@ def test_unequal_members_of_raid0() -> None:
 
 
 def test_raid0_with_one_missing() -> None:
-    assert pattern(array(*striped(0, (2 * CHUNK,) * 3, (0, 2), 2))) == "0-20-2"
+    """Were the missing one the smallest, the first zone would end before it seems to: nothing is read."""
+    assert set(pattern(array(*striped(0, (2 * CHUNK,) * 3, (0, 2), 2)))) == {"-"}
     unequal = array(*striped(0, (CHUNK, 2 * CHUNK, 3 * CHUNK), (0, 2), 2))
-    assert pattern(unequal) == "0-2--"
+    assert set(pattern(unequal)) == {"-"}
     assert text(unequal).startswith("members are missing: member 1 (device number 1) of 3 is missing from array ")
-    assert "; its size, which is recorded nowhere" in text(unequal)
+    assert "; its size is recorded nowhere" in text(unequal)
 
 
 def test_raid0_of_copies() -> None:
@@ -332,15 +341,20 @@ def test_raid0_of_copies() -> None:
     members = striped(0, (2 * CHUNK,) * 2, (0, 1), 2)
     assert pattern(array(*members, *members)) == "0101"
     volume = array(*members, *(member[:-1] + b"?" for member in members))
-    assert (volume.state, volume.size) == (VolumeState.INCOMPLETE, 0)
+    assert (volume.state, pattern(volume)) == (VolumeState.INCOMPLETE, "-")
     assert text(volume).count("are copies of the same member") == 2
 
 
 def test_linear_with_one_missing() -> None:
     sizes = (CHUNK, 2 * CHUNK, 3 * CHUNK)
     assert pattern(array(*striped(-1, sizes, (0, 1, 2), None))) == "011222"
-    assert pattern(array(*striped(-1, sizes, (0, 2), None))) == "0---"
-    assert pattern(array(*striped(-1, sizes, (1, 2), None))) == "-" * 5
+    assert pattern(array(*striped(-1, sizes, (0, 2), None))) == "0----"
+    assert pattern(array(*striped(-1, sizes, (1, 2), None))) == "-" * 6
+
+
+def test_linear_without_its_last_member_does_not_end_where_the_others_do() -> None:
+    volume = array(*striped(-1, (CHUNK, 2 * CHUNK, 3 * CHUNK), (0, 1), None))
+    assert (volume.state, pattern(volume)) == (VolumeState.INCOMPLETE, "011-")
 
 
 def test_version0_members() -> None:
@@ -431,5 +445,6 @@ def test_the_largest_superblocks() -> None:
         member = member1(DATA, (0,), level=level, layout=0x102, chunk=8, raid_disks=1920)
         (volume,) = [volume for volume in md.volumes(disks(member)) if volume.kind == "md"]
         assert volume.state is VolumeState.INCOMPLETE
-        assert read(volume.blocks, 0, 4096) == DATA[:4096]
+        if level:
+            assert read(volume.blocks, 0, 4096) == DATA[:4096]
         assert "members 1, 2, 3, 4, 5, 6, 7, 8 and 1911 more of 1920 are missing" in (volume.reason or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contract.md_builder import UUID_TEXT, member1
-from mntapi.blocks import read
+from mntapi.blocks import Slice, read
 from mntapi.blocks.memory_overlay import MemoryOverlay
 from mntapi.blocks.writable import writable
 from mntapi.errors import Unsupported
@@ -91,4 +91,29 @@ def test_a_log_of_partial_parity() -> None:
 def test_a_mirror_that_lacks_a_member() -> None:
     one = array(member1(CONTENT, (0, 1), number=0))
     assert one.state is VolumeState.INCOMPLETE
-    assert "member 1 is missing" in refused(one.blocks)
+    assert "member 1 (device number 1) of 2 is missing" in refused(one.blocks)
+    assert refused(Slice(one.blocks, 512, 512)) == one.reason
+
+
+def test_members_of_which_there_are_copies() -> None:
+    """What is written would reach one of them, and the next who opens the set would be refused both."""
+    members = [member1(CONTENT, (0, 1), number=number, raid_disks=2) for number in (0, 1)]
+    twice = array(*members, members[0])
+    assert twice.state is VolumeState.OK and "a copy of a member is in the set" in refused(twice.blocks)
+    older = member1(CONTENT, (0, 1), number=0, raid_disks=2, events=9)
+    writable(array(*members, older).blocks).write(0, memoryview(b"x"))
+
+
+def test_disks_of_a_group_of_which_there_are_copies() -> None:
+    text = group_text(volume("both", linear(0, 1, "pv0", 0), linear(1, 1, "pv1", 0)), physical=("one", "two"))
+    claimed = [overlaid(disk(seed, text), f"disk{n}") for n, seed in enumerate(("one", "two", "one"))]
+    (both,) = (one for one in lvm.volumes(claimed) if one.kind == "lvm")
+    assert both.state is VolumeState.OK and "a copy of one of its disks is in the set" in refused(both.blocks)
+
+
+def test_a_logical_volume_that_lacks_a_disk() -> None:
+    """What lies on it is not written either: it would not be told that the volume is incomplete."""
+    text = group_text(volume("both", linear(0, 1, "pv0", 0), linear(1, 1, "pv1", 0)), physical=("one", "two"))
+    (both,) = (one for one in lvm.volumes([overlaid(disk("one", text), "disk0")]) if one.kind == "lvm")
+    assert both.state is VolumeState.INCOMPLETE
+    assert "is missing" in refused(Slice(both.blocks, 0, 512))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mntapi.blocks import Concat, Missing, Slice
+from mntapi.blocks.writable import Unwritable
 from mntapi.errors import Corrupt, Unsupported
 from mntapi.types import Blocks
 from mntapi.volumes.ldm.database import Database
@@ -57,7 +58,9 @@ class Assembler:
         database: the group's.
         disks: those that are there, by GUID.
         stale: GUIDs of those whose own database is older than the group's.
-        doubtful: GUIDs of those that are there several times and differ: a volume is not put together of them and others.
+        doubtful: by GUID of those that are there several times and not known to be alike, why: a volume is not put together of
+            them and others.
+        twins: GUIDs of those that are there several times and alike: a volume of them and others is not written.
     """
 
     def __init__(
@@ -65,11 +68,13 @@ class Assembler:
         database: Database,
         disks: Mapping[str, DynamicDisk],
         stale: frozenset[str],
-        doubtful: frozenset[str] = frozenset(),
+        doubtful: Mapping[str, str],
+        twins: frozenset[str],
     ) -> None:
         self._disks = disks
         self._stale = stale
         self._doubtful = doubtful
+        self._twins = twins
         self._records = {record.id: record for record in database.disks}
         self._components: dict[int, list[ComponentRecord]] = {}
         for component in database.components:
@@ -133,10 +138,12 @@ class Assembler:
             hint = "give the disk that is missing too"
             return Copy(Missing(partition.size, f"{who} is missing", hint=hint), (f"{who} is missing",), is_whole=False)
         if record.guid in self._doubtful and not is_on_one:
-            why = f"{who} is there several times with different content"
+            why = f"{who} is there several times, and {self._doubtful[record.guid]}"
             hint = "open the disks of one machine at a time"
             return Copy(Missing(partition.size, why, hint=hint), (why,), is_whole=False)
         blocks = disk.slice(partition.start, partition.size)
+        if record.guid in self._twins and not is_on_one:
+            blocks = Unwritable(blocks, f"a copy of {who} is in the set, and would differ from it then")
         if not disk.has(partition.start, partition.size):
             return Copy(blocks, (f"{who} ends before partition {partition.name} does",), is_whole=False)
         return Copy(blocks, stale=(f"{who} was away while others changed",) if record.guid in self._stale else ())
@@ -193,4 +200,5 @@ def _mirror(components: Sequence[ComponentRecord], copies: Sequence[Copy], size:
     lacks = [text for copy in copies for text in (*copy.lacks, *(copy.stale if is_current else ()))]
     lacks += [f"copy {one.name} is {one.state or 'in no state'}" for one in components if one.state not in _GOOD_STATES]
     stale = () if is_current else used[0].stale
-    return Copy(Mirrored([copy.blocks for copy in used], size), tuple(lacks), stale, used[0].is_whole)
+    members = [*(copy.blocks for copy in used), *[None] * (len(copies) - len(used))]
+    return Copy(Mirrored(members, size), tuple(lacks), stale, used[0].is_whole)

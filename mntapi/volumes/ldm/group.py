@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mntapi.blocks import Missing
+from mntapi.blocks.writable import Unwritable
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Volume, VolumeState
 from mntapi.units import format_size
-from mntapi.volumes.copies import are_alike
+from mntapi.volumes.copies import why_not_alike
 from mntapi.volumes.ldm.assembly import Assembled, Assembler
 from mntapi.volumes.ldm.database import Database
 from mntapi.volumes.ldm.disk import DynamicDisk
@@ -28,11 +29,11 @@ _USUAL_STATES = frozenset({"ACTIVE", "CLEAN"})
 def group_volumes(disks: Sequence[DynamicDisk]) -> Iterator[Volume]:
     """The volumes of one group, then what is to be said of its disks; ``disks`` have the same group GUID."""
     chosen = _one_each(disks)
-    doubtful = frozenset(disk.header.disk_guid for disk in disks if not _is_like(disk, chosen[disk.header.disk_guid]))
+    doubtful, twins = _compared(disks, chosen)
     database = _newest(chosen.values())
     stale = frozenset(guid for guid, disk in chosen.items() if database and disk.database and disk.sequence < database.sequence)
     if database is not None:
-        assembler = Assembler(database, chosen, stale, doubtful)
+        assembler = Assembler(database, chosen, stale, doubtful, twins)
         for record in database.volumes:
             yield _volume(record, assembler, disks[0].header.group_name, database.sequence)
     for disk in disks:
@@ -47,13 +48,26 @@ def _one_each(disks: Iterable[DynamicDisk]) -> dict[str, DynamicDisk]:
     return chosen
 
 
-def _is_like(disk: DynamicDisk, chosen: DynamicDisk) -> bool:
-    """Whether a disk may stand for the one that was chosen: it is that, or as new and the same in content, or is known to be
-    older."""
-    if disk is chosen or disk.sequence < chosen.sequence:
-        return True
-    areas = zip(disk.areas, chosen.areas, strict=False)
-    return len(disk.areas) == len(chosen.areas) and all(are_alike(one.blocks, other.blocks) for one, other in areas)
+def _compared(disks: Iterable[DynamicDisk], chosen: Mapping[str, DynamicDisk]) -> tuple[dict[str, str], frozenset[str]]:
+    """Of disks that are there several times with equally new databases: by GUID why they must not be combined with others; and
+    the GUIDs of those that are known to be alike."""
+    doubtful: dict[str, str] = {}
+    copied = set()
+    for disk in disks:
+        guid = disk.header.disk_guid
+        if disk is not chosen[guid] and disk.sequence == chosen[guid].sequence:
+            copied.add(guid)
+            why = _why_not_alike(disk, chosen[guid])
+            if why is not None:
+                doubtful[guid] = f"{disk.volume.name}, {chosen[guid].volume.name} {why}"
+    return doubtful, frozenset(copied - doubtful.keys())
+
+
+def _why_not_alike(disk: DynamicDisk, chosen: DynamicDisk) -> str | None:
+    if len(disk.areas) != len(chosen.areas):
+        return "differ"
+    reasons = (why_not_alike(one.blocks, other.blocks) for one, other in zip(disk.areas, chosen.areas, strict=True))
+    return next(filter(None, reasons), None)
 
 
 def _newest(disks: Iterable[DynamicDisk]) -> Database | None:
@@ -72,16 +86,17 @@ def _volume(record: VolumeRecord, assembler: Assembler, group: str, sequence: in
         return _unusable(record, error, details)
     content = assembled.content
     there = [disk for disk in map(assembler.disk_of, assembled.partitions) if disk is not None]
+    reason = _reason(record, assembled)
     place = _place(record, assembled, there)
     return Volume(
         id=f"ldm:{record.guid}",
         name=component_name("ldm-" + record.name),
         kind=KIND,
-        blocks=content.blocks,
+        blocks=Unwritable(content.blocks, reason or "") if content.lacks else content.blocks,
         disk=None if place is None else there[0].volume.disk,
         offset=place,
         state=VolumeState.INCOMPLETE if content.lacks else VolumeState.OK,
-        reason=_reason(record, assembled),
+        reason=reason,
         type_code=f"0x{record.partition_type:02x}",
         members=tuple(dict.fromkeys(member for disk in there for member in disk.members)),
         details=details | _told(assembled) | _missing(assembler.missing(assembled.partitions)),

@@ -90,7 +90,8 @@ class Mapper:
             Unsupported: a kind of segment, or a state of it, that is not read.
             MntapiError: what reading its metadata raises.
         """
-        mapped, why = self._whole(name), self._why_not_written(name)
+        mapped = self._whole(name)
+        why = "; ".join(mapped.notes) or self._why_not_written(name)
         return mapped if why is None else Mapped(Unwritable(mapped.blocks, why), mapped.notes)
 
     def _why_not_written(self, name: str) -> str | None:

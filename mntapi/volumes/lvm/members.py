@@ -2,8 +2,8 @@
 
 A UUID is not unique once somebody has copied a disk. Copies that LVM changed differently are told apart by their metadata. Of
 copies that it did not, a volume on one of them is given for each. A volume on several is made of the first of each, if the
-copies are alike; if they are not, it is refused, as nothing on the disks tells which copy of one belongs to which of the other,
-and a guess would be a volume mixed of two machines.
+copies are known to be alike; if not, it is refused, as nothing on the disks tells which copy of one belongs to which of the
+other, and a guess would be a volume mixed of two machines.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mntapi.errors import Corrupt, MntapiError
 from mntapi.types import Volume
-from mntapi.volumes.copies import are_alike
+from mntapi.volumes.copies import why_not_alike
 from mntapi.volumes.lvm.area import StoredText, read_text
 from mntapi.volumes.lvm.group import VolumeGroup, parse_group
 from mntapi.volumes.lvm.label import Label, find_label
@@ -50,14 +50,15 @@ class Copies:
 
     def __init__(self, found: Mapping[str, tuple[Member, ...]]) -> None:
         self._found = found
-        self._alike: dict[str, bool] = {}
+        self._why: dict[str, str | None] = {}
 
-    def are_alike(self, key: str) -> bool:
-        """Whether those of this name in the group do."""
-        if key not in self._alike:
+    def why_not_alike(self, key: str) -> str | None:
+        """Why those of this name in the group must not stand for each other, None if they hold the same."""
+        if key not in self._why:
             first, *others = self._found[key]
-            self._alike[key] = all(are_alike(first.volume.blocks, other.volume.blocks) for other in others)
-        return self._alike[key]
+            reasons = (why_not_alike(first.volume.blocks, other.volume.blocks) for other in others)
+            self._why[key] = next(filter(None, reasons), None)
+        return self._why[key]
 
 
 class Reader:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mntapi.blocks import Missing, Slice
+from mntapi.blocks import Missing
+from mntapi.blocks.writable import Unwritable
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Blocks, Volume, VolumeState
-from mntapi.volumes.copies import HEAD, are_alike
 from mntapi.volumes.lvm.group import LogicalVolume, VolumeGroup
 from mntapi.volumes.lvm.mapping import Mapped, Mapper
 from mntapi.volumes.lvm.members import Assembly, Copies, Member, Reader, assemblies
@@ -119,25 +119,17 @@ def _versions(
     elif len(below) == 1:
         for choice in mappers[: len(assembly.found[copied[0]])]:
             yield _volume(assembly, choice, volume, below)
-    elif all(map(copies.are_alike, copied)) and _begin_alike(mappers, volume):
-        yield _volume(assembly, mappers[0], volume, below)
+    elif (differing := next(((key, why) for key in copied if (why := copies.why_not_alike(key))), None)) is None:
+        found = _volume(assembly, mappers[0], volume, below)
+        yield replace(found, blocks=Unwritable(found.blocks, "a copy of one of its disks is in the set, and would differ then"))
     else:
-        names = ", ".join(member.volume.name for member in assembly.found[copied[0]])
-        reason = f"{names} have the same UUID and differ, and nothing tells which belongs to the other disks of this volume"
+        key, why = differing
+        names = ", ".join(member.volume.name for member in assembly.found[key])
+        reason = f"{names} have the same UUID and {why}, and nothing tells which belongs to the other disks of this volume"
         hint = "open the disks of one machine at a time"
         members = tuple(member.volume.id for key in below for member in assembly.found[key])
         blocks = Missing(mappers[0][0].size(volume), reason, hint=hint)
         yield _described(assembly.group, mappers[0], volume, blocks, VolumeState.UNSUPPORTED, f"{reason}: {hint}", members)
-
-
-def _begin_alike(mappers: Sequence[_Choice], volume: LogicalVolume) -> bool:
-    """Whether the volume begins with the same bytes whichever copies it is made of; if not, they were used apart."""
-    try:
-        first, *others = [mapper.volume(volume.name).blocks for mapper, _ in mappers]
-    except MntapiError:
-        return True  # no copy of it can be read, and each will say why
-    begin = Slice(first, 0, min(HEAD, first.size))
-    return all(are_alike(begin, Slice(other, 0, begin.size)) for other in others)
 
 
 def _volume(assembly: Assembly, choice: _Choice, volume: LogicalVolume, below: Sequence[str]) -> Volume:

@@ -3,7 +3,7 @@
 The superblock with the most events speaks for its array. A member is left out if its own is older (by more than the one event
 that a crash may leave between two members), or if the newest says that it failed; what is left out is told. Of copies of one
 member, which a snapshot beside its original makes, the one with the most events is used. If they have as many, that is the one
-that was given first, provided that they hold the same.
+that was given first, provided that they are known to hold the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from mntapi.blocks import Slice
 from mntapi.types import Volume
-from mntapi.volumes.copies import are_alike
+from mntapi.volumes.copies import why_not_alike
 from mntapi.volumes.md.superblock import Superblock
 
 _TOLERANCE = 1
@@ -37,6 +37,8 @@ class Assembly:
     members: dict[int, Member] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     spares: int = 0
+    has_twins: bool = False
+    """A copy of a member, as new as that and the same, is there too."""
 
     @property
     def missing(self) -> list[int]:
@@ -100,10 +102,11 @@ def _take(assembly: Assembly, role: int, candidates: Sequence[Member]) -> None:
     rivals = [member for member in others if _age(member) == _age(first)]
     if any(member.superblock.device_uuid != first.superblock.device_uuid for member in rivals):
         assembly.left_out.append(f"{names} all say that they are member {role}, and which is right cannot be told")
-    elif not all(are_alike(_data(first), _data(member)) for member in rivals):
-        assembly.left_out.append(f"{names} are copies of the same member {role} and differ: which is right cannot be told")
+    elif why := next(filter(None, (why_not_alike(_data(first), _data(member)) for member in rivals)), None):
+        assembly.left_out.append(f"{names} are copies of the same member {role} and {why}: which is right cannot be told")
     else:
         assembly.members[role] = first
+        assembly.has_twins |= bool(rivals)
         copies = ", ".join(member.volume.id for member in others)
         verb = "are copies" if len(others) > 1 else "is a copy"
         assembly.left_out.append(f"{copies} {verb} of member {role}, of which {first.volume.id} is used")

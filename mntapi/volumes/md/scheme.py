@@ -61,6 +61,7 @@ def _array(assembly: Assembly) -> Volume:
         if degraded:
             state = VolumeState.INCOMPLETE
             problems += degraded
+            blocks = Unwritable(blocks, "; ".join(degraded))
     newest = assembly.newest
     return Volume(
         id=f"md:{newest.uuid}",
@@ -96,6 +97,8 @@ def _why_not_written(assembly: Assembly) -> str | None:
     """Why the array must not be written although all its members are there, or None."""
     if any(member.superblock.is_replacement for member in assembly.everyone):
         return "a member is being replaced, and what replaces it would not be written"
+    if assembly.has_twins:
+        return "a copy of a member is in the set, and would differ from it then"
     if assembly.newest.has_partial_parity_log and assembly.newest.synced is not None:
         return "it was not shut down cleanly, and its log of partial parity would spoil what is written"
     return None
@@ -107,7 +110,7 @@ def _degraded(assembly: Assembly) -> list[str]:
     gone = assembly.missing
     problems = [_missing(assembly, gone)] if gone else []
     if gone and newest.geometry.level == 0:
-        problems.append("its size, which is recorded nowhere, is taken to be that of the others")
+        problems.append("its size is recorded nowhere, and so not known where anything lies on the others")
     for role, member in sorted(assembly.members.items()):
         superblock = member.superblock
         if superblock.recovered is not None and superblock.recovered < superblock.data_size:

@@ -26,13 +26,15 @@ Members = Mapping[int, Blocks]
 
 
 def linear(geometry: Geometry, members: Members) -> Blocks:
-    """One after the other. Where a missing member ends is not known, so what follows it cannot be placed."""
+    """One after the other. Where a missing member ends is not known, so what follows it cannot be placed, nor the array's end.
+    At least the smallest of members is missing, so that nobody who reads to the end takes the rest for the whole.
+    """
     parts: list[Blocks] = []
     sizes = _whole_chunks(geometry, members)
     for role in range(geometry.raid_disks):
         if role not in members:
             behind = sum(size for at, size in sizes.items() if at > role)
-            parts.append(Missing(behind, f"{_gone(role)}, and what follows it cannot be placed"))
+            parts.append(Missing(_unit(geometry) + behind, f"{_gone(role)}, and what follows it cannot be placed"))
             break
         parts.append(_beginning(members[role], sizes[role]))
     return Concat(parts)
@@ -41,22 +43,23 @@ def linear(geometry: Geometry, members: Members) -> Blocks:
 def raid0(geometry: Geometry, members: Members) -> Blocks:
     """Stripes over all members, then, where these are unequal, over those that are larger, and so on: zones.
 
-    The size of a missing member is nowhere: it is taken to be that of the others, and if those are unequal, only the first zone
-    is read, as far as the smallest goes.
+    The size of a missing member is recorded nowhere, and where the first zone ends depends on it: without all of them there is
+    no telling where anything lies, and nothing is read.
     """
     check_chunk(geometry)
     known = _whole_chunks(geometry, members)
     if not known:
-        return Missing(0, "all members of the array are missing")
+        return Missing(_unit(geometry), "all members of the array are missing")
     if not any(known.values()):
         raise Corrupt("no member of the MD array is as large as a chunk", found=geometry.chunk)
-    are_known = len(known) == geometry.raid_disks or len(set(known.values())) == 1
     sizes = [known.get(role, min(known.values())) for role in range(geometry.raid_disks)]
+    if len(known) < geometry.raid_disks:
+        return Missing(
+            sum(sizes), "a member of the RAID 0 is missing: how large it was, and so where anything lies, is not known"
+        )
     parts: list[Blocks] = []
     for zone in zones(sizes, geometry.chunk):
-        if zone.start and not are_known:
-            parts.append(Missing(zone.size, "a member is missing, and how large it was is not known"))
-        elif zone.shift and geometry.layout not in (_ORIGINAL, _ALTERNATE):
+        if zone.shift and geometry.layout not in (_ORIGINAL, _ALTERNATE):
             parts.append(Missing(zone.size, _NOT_RECORDED))
         else:
             parts.append(_zone(zone, geometry, members))
@@ -67,10 +70,7 @@ def raid0(geometry: Geometry, members: Members) -> Blocks:
 def _zone(zone: Zone, geometry: Geometry, members: Members) -> Blocks:
     first = zone.shift if geometry.layout == _ORIGINAL else 0
     length = zone.end - zone.start
-    striped = [
-        Slice(members[role], zone.start, length) if role in members else Missing(length, _gone(role))
-        for role in (*zone.roles[first:], *zone.roles[:first])
-    ]
+    striped = [Slice(members[role], zone.start, length) for role in (*zone.roles[first:], *zone.roles[:first])]
     return Striped(striped, geometry.chunk, zone.size)
 
 
@@ -122,8 +122,12 @@ def check_chunk(geometry: Geometry) -> None:
 
 def _whole_chunks(geometry: Geometry, members: Members) -> dict[int, int]:
     """Bytes that linear and RAID 0 use of each member."""
-    unit = geometry.chunk or 1
-    return {role: align_down(member.size, unit) for role, member in members.items()}
+    return {role: align_down(member.size, geometry.chunk or 1) for role, member in members.items()}
+
+
+def _unit(geometry: Geometry) -> int:
+    """Bytes of the smallest member that can be."""
+    return geometry.chunk or SECTOR
 
 
 def _gone(role: int) -> str:

@@ -16,6 +16,7 @@ from functools import cache
 from uuid import UUID
 
 from mntapi.blocks import Slice, read_clipped
+from mntapi.blocks.writable import Unwritable
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import KIB, SECTOR
 from mntapi.volumes.named.kinds import UNREAD, Device, Superblocks, text_of, told
@@ -34,6 +35,7 @@ _STATES = ("detached", "clean", "dirty", "stale")
 _MODES = ("writethrough", "writeback", "writearound", "none")
 _POLYNOMIAL = 0x42F0E1EBA9EA3693
 _ONES = (1 << 64) - 1
+_NOT_WRITTEN = "its cache may be elsewhere, and would not know of the change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def _content(volume: Volume, superblock: Superblock, details: dict[str, str]) ->
         id=f"bcache:{superblock.uuid}",
         name=component_name(f"bcache-{superblock.label or superblock.uuid[:8]}"),
         kind="bcache",
-        blocks=Slice(volume.blocks, start, volume.size - start),
+        blocks=Unwritable(Slice(volume.blocks, start, volume.size - start), _NOT_WRITTEN),
         disk=volume.disk,
         offset=None if volume.offset is None else volume.offset + start,
         state=volume.state,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mntapi.blocks import Slice, read_clipped
+from mntapi.blocks.writable import Unwritable
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import KIB, SECTOR, align_down
 from mntapi.volumes.named.kinds import Device, Superblocks, told
@@ -25,6 +26,7 @@ _METADATA_SIZE = 80
 _VERSIONS = {0x8374026B: 8, 0x8374026C: 8, 0x8374026D: 9}
 """By magic; the second one of version 8 is a device whose activity log may have to be applied."""
 _CONSISTENT, _UP_TO_DATE = 1 << 0, 1 << 4
+_NOT_WRITTEN = "its peer is elsewhere, and would not know of the change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def _content(volume: Volume, metadata: Metadata, details: dict[str, str]) -> Vol
         id=f"drbd:{key}",
         name=component_name(f"drbd-{volume.name}"),
         kind="drbd",
-        blocks=Slice(volume.blocks, 0, metadata.content_size),
+        blocks=Unwritable(Slice(volume.blocks, 0, metadata.content_size), _NOT_WRITTEN),
         disk=volume.disk,
         offset=volume.offset,
         state=VolumeState.INCOMPLETE if reason else volume.state,

@@ -1,21 +1,26 @@
 """Writing RAID 4, 5 and 6: whatever is written of a stripe, its parity is computed anew from all of its data.
 
 So the parity of what was written is right even if it was not before, as after a crash. Only the part of each chunk that is
-written is read and computed. Between the writes to the members a stripe's parity is wrong; an error in the middle leaves it so,
-which does no harm while all members can be read.
+written is read and computed.
+
+Parity is written before data. So whichever write fails, the parity that fits the data as they are then needs no room: it
+differs from what is stored only where that was just written. If the process or the machine dies between the writes, the parity
+of that stripe is wrong until it is written again, as in MD without a journal (the "write hole"): that does no harm while all
+members can be read; without one of them, what is computed in its place may be wrong there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mntapi.blocks import check_range
 from mntapi.blocks.turns import Turns
-from mntapi.blocks.writable import Layer, writable
-from mntapi.errors import Unsupported
+from mntapi.blocks.writable import Layer, check_agreement, correct, putting_right, writable
+from mntapi.errors import AWAY, Unsupported
 from mntapi.types import Blocks
+from mntapi.units import SECTOR
 from mntapi.volumes.raid.galois import combine
-from mntapi.volumes.raid.gather import Piece
+from mntapi.volumes.raid.gather import Piece, gather
 from mntapi.volumes.raid.layout import Row
 from mntapi.volumes.raid.striped import chunks
 
@@ -46,16 +51,18 @@ class ParityWriter(Layer):
     ) -> None:
         self._members = [writable(member) for member in members]
         super().__init__(shown, self._members)
+        self._shown = shown
         self._rows = rows
         self._chunk = chunk
         self._read = read
         self._turns = turns
 
     def write(self, offset: int, content: memoryview) -> None:
-        """See ``WritableBlocks``."""
+        """See ``WritableBlocks``. Raises Failed once parity could not be put right after an error."""
         check_range(self.size, offset, len(content))
         stripe = self._chunk * len(self._rows[0].data)
         with self._turns.writing():
+            check_agreement(self._shown)
             done = 0
             while done < len(content):
                 number, within = divmod(offset + done, stripe)
@@ -72,8 +79,15 @@ class ParityWriter(Layer):
         columns = self._columns(row, base + first, length, {index for index, _, size, _ in parts if size == length})
         for index, start, size, position in parts:
             columns[index][start - first : start - first + size] = content[position : position + size]
-            self._members[row.data[index]].write(base + start, content[position : position + size])
-        self._write_parity(row, base + first, columns)
+        try:
+            for member, parity in _parities(row, columns):
+                self._members[member].write(base + first, parity)
+            for index, start, size, position in parts:
+                self._members[row.data[index]].write(base + start, content[position : position + size])
+        except BaseException:
+            with putting_right(self._shown):
+                self._put_right(row, base + first, columns)
+            raise
 
     def _columns(self, row: Row, offset: int, length: int, replaced: set[int]) -> list[memoryview]:
         """What the data members of a stripe hold there, but for those that are about to be replaced."""
@@ -84,15 +98,33 @@ class ParityWriter(Layer):
         self._read(pieces, buffer)
         return [buffer[at : at + length] for at in range(0, len(buffer), length)]
 
-    def _write_parity(self, row: Row, offset: int, columns: Sequence[memoryview]) -> None:
-        parity = memoryview(bytearray(len(columns[0])))
-        combine((1,) * len(columns), columns, parity)
-        self._members[row.p].write(offset, parity)
-        if row.q is not None:
-            combine(tuple(row.weights[member] for member in row.data), columns, parity)
-            self._members[row.q].write(offset, parity)
+    def _put_right(self, row: Row, offset: int, meant: Sequence[memoryview]) -> None:
+        """Make the parity fit the data as they are now. A sector that cannot be read is taken for what it was to hold."""
+        length = len(meant[0])
+        buffer = b"".join(meant)
+        now = memoryview(bytearray(buffer))
+        whole = (Piece(member, offset, length, index * length) for index, member in enumerate(row.data))
+        pieces = [sector for piece in whole for sector in piece.units(SECTOR)]
+        for (_, _, size, position), error in gather(self._members, pieces, now):
+            if error.reason in AWAY:
+                raise error
+            now[position : position + size] = buffer[position : position + size]
+        for member, parity in _parities(row, [now[at : at + length] for at in range(0, len(now), length)]):
+            for at in range(0, length, SECTOR):
+                right = bytes(parity[at : at + SECTOR])
+                correct(self._members[member], offset + at, len(right), right)
 
     def discard(self, offset: int, length: int) -> None:
         """Raises Unsupported: members would forget blocks of different sizes, and parity would fit none of them."""
         check_range(self.size, offset, length)
         raise Unsupported("parts of an array with parity cannot be discarded", reason="discard")
+
+
+def _parities(row: Row, columns: Sequence[memoryview]) -> Iterator[tuple[int, memoryview]]:
+    """Which member has a parity of a stripe with these data, and that parity; it is overwritten by the next."""
+    parity = memoryview(bytearray(len(columns[0])))
+    combine((1,) * len(columns), columns, parity)
+    yield row.p, parity
+    if row.q is not None:
+        combine(tuple(row.weights[member] for member in row.data), columns, parity)
+        yield row.q, parity

@@ -34,6 +34,11 @@ class Snapshot:
         self.size = size
         self.sector_size = volume.sector_size
 
+    @property
+    def sources(self) -> tuple[Blocks, ...]:
+        """What it reads: the volume, and what the stores lie on."""
+        return (self._volume, *(store.storage for store in self._stores))
+
     def readinto(self, offset: int, buffer: memoryview) -> None:
         check_range(self.size, offset, len(buffer))
         read_runs(map(_checked, self._runs(offset, len(buffer))), buffer)
