@@ -28,6 +28,12 @@ print(json.dumps({path: leads_to("/" + path) for path in json.load(sys.stdin)}))
 """
 
 
+def led_to(top: Path, links: Sequence[str]) -> dict[str, object]:
+    """What is behind each link in a chroot of the tree: names of a folder, SHA-256 of a file, or the error's number."""
+    found: dict[str, object] = json.loads(run(sys.executable, "-c", _ASK, top, stdin=json.dumps(links)))
+    return found
+
+
 def listing(top: Path, skipped: Sequence[str] = ()) -> dict[str, tuple[object, ...]]:
     """Everything below a folder, as lstat(2) tells it; of links only that they are there. find(1) would stop where a subvolume
     is mounted in itself, as it is on every openSUSE."""
@@ -61,7 +67,7 @@ def check_mounted(found: Path, wanted: Path, *, ours: Sequence[str] = ()) -> Non
         assert _attributes(found / name) == _attributes(wanted / name), name
     links = [name for name, (kind, *_) in want.items() if str(kind).startswith("l")]
     assert links
-    asked = json.loads(run(sys.executable, "-c", _ASK, wanted, stdin=json.dumps(links)))
+    asked = led_to(wanted, links)
     for name in links:
         led = _leads_to(found / name)
         assert _without(led, ours) == _without(asked[name], ours), (name, os.readlink(found / name))

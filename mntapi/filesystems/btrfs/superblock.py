@@ -141,14 +141,7 @@ def parse_superblock(raw: bytes, at: int) -> Superblock:
     root_level, chunk_level, _, device, _, metadata_uuid = fields[20:]
     if incompat & UNREADABLE or incompat & ~KNOWN:
         raise _unreadable(incompat, at)
-    _expect(device_count > 0, "no devices", at + 136, "1", device_count)
-    if device_count > 1:
-        others = device_count - 1
-        raise Unsupported(
-            f"btrfs over {device_count} devices, which needs {others} other{'s' if others > 1 else ''}",
-            offset=at + 136,
-            reason="several-devices",
-        )
+    _check_alone(device_count, at + 136)
     _expect(_is_size(sector_size, 512, MAX_NODE), "the sector size is impossible", at + 144, "512 to 65536", sector_size)
     _expect(
         _is_size(node_size, sector_size, MAX_NODE) and node_size >= 4 * KIB,
@@ -180,6 +173,16 @@ def parse_superblock(raw: bytes, at: int) -> Superblock:
         checksum=_algorithm(checksum, at),
         chunks=raw[CHUNKS_AT : CHUNKS_AT + chunks_size],
     )
+
+
+def _check_alone(devices: int, at: int) -> None:
+    _expect(devices > 0, "no devices", at, "1", devices)
+    others = devices - 1
+    if others:
+        plural = "s" if others > 1 else ""
+        raise Unsupported(
+            f"btrfs over {devices} devices, which needs {others} other{plural}", offset=at, reason="several-devices"
+        )
 
 
 def _algorithm(number: int, at: int) -> Algorithm:

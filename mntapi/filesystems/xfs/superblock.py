@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mntapi.blocks import read
@@ -147,10 +148,7 @@ def parse_superblock(raw: bytes, at: int = 0) -> Superblock:
     inodes, free_inodes, free_blocks, directory_log, features, bad_features, _, incompat, meta_uuid = fields[19:]
     number = version & 0xF
 
-    def expect(right: bool, what: str, field: int, found: object) -> None:
-        if not right:
-            raise Corrupt(f"impossible {what}", offset=at + field, found=found)
-
+    expect = _expecting(at)
     expect(magic == MAGIC, "magic number of a superblock", 0, magic)
     _check_features(number, version, incompat, at)
     expect(9 <= block_log <= 16 and block_size == 1 << block_log, "block size", 4, block_size)
@@ -185,6 +183,16 @@ def parse_superblock(raw: bytes, at: int = 0) -> Superblock:
         has_kinds=bool(incompat & Incompat.FTYPE) if number == 5 else bool((features | bad_features) & FTYPE2),
         folds_case=bool(version & Version.BORG),
     )
+
+
+def _expecting(at: int) -> Callable[[bool, str, int, object], None]:
+    """A check of fields of the superblock at byte ``at``: whether it is right, what it is, where, and what it says."""
+
+    def expect(right: bool, what: str, field: int, found: object) -> None:
+        if not right:
+            raise Corrupt(f"impossible {what}", offset=at + field, found=found)
+
+    return expect
 
 
 def _check_features(number: int, version: int, incompat: int, at: int) -> None:
