@@ -9,6 +9,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -556,10 +557,8 @@ def test_an_original_with_a_changed_parent(
     folder.mkdir()
     parent, child = Path(shutil.copy(original, folder / "parent.vmdk")), folder / "child.vmdk"
     run("qemu-img", "create", "-q", "-f", "vmdk", "-b", parent.name, "-F", "vmdk", child)
-    raw = bytearray(child.read_bytes())
-    at = raw.index(b"parentCID=") + len(b"parentCID=")
-    raw[at : at + 8] = b"12345678"
-    child.write_bytes(raw)
+    of_another = re.compile(rb"(?<=parentCID=)[0-9a-f]+")  # qemu-img writes no leading zeros: one to eight digits
+    child.write_bytes(of_another.sub(lambda cid: b"12345678"[: len(cid[0])], child.read_bytes(), count=1))
     verb("mount", "--ignore-cid", child, target, "--layout", "blocks", "--overlay", overlay)
     verb("umount", target)
     new = overlay.with_name("new.raw")
