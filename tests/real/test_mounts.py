@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -114,7 +115,7 @@ def test_one_volume_by_the_kernel(mounted, disk: RealDisk) -> None:
 
 
 def test_what_the_kernel_cannot_mount_is_said(mntapi, disk: RealDisk, target: Path, tmp_path: Path) -> None:
-    (tmp_path / "unknown.raw").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "unknown.raw").write_bytes(random.Random(5).randbytes(1 << 20))
     assert "none of the volumes" in mntapi("mount", "--via", "kernel", tmp_path / "unknown.raw", target, code=7).stderr
     mntapi("mount", "--via", "kernel", "--layout", "blocks", disk.vmdk, target, code=7)
     assert not is_mounted(target)
