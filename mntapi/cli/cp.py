@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 import click
 
@@ -22,25 +23,35 @@ from mntapi.units import format_size
 @takes_set
 @click.argument("paths", metavar="PATH... DEST", nargs=-1, required=True)
 @click.option("-r", "-R", "recursive", is_flag=True, help="Copy folders with everything in them.")
+@click.option("-a", "--archive", is_flag=True, help="-r, and keep all: hard links, extended attributes, ACLs, devices, owners.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are at the destination already.")
 @click.option("--owner", is_flag=True, help="Restore user, group and set-ID bits too (root).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def command(
-    disks: SetArguments, paths: tuple[str, ...], recursive: bool, overwrite: bool, owner: bool, quiet: bool, as_json: bool
+    disks: SetArguments,
+    paths: tuple[str, ...],
+    recursive: bool,
+    archive: bool,
+    overwrite: bool,
+    owner: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """Copy each PATH of SET to the folder DEST, or one PATH to the new name DEST.
 
-    Data, times, permissions and holes are kept. A file with unreadable parts is saved as
+    Data, times, permissions and holes are kept; with -a everything else too, of the owner what the
+    caller may give (all as root). A file with unreadable parts is saved as
     NAME.damaged, the copy goes on, and the exit code is 3. Earlier states (/home/@2026-11-01T02:00:00Z)
     are copied only where a PATH names one.
     """
     if len(paths) < 2:
         raise click.UsageError("cp needs at least one PATH and a DEST")
     *sources, destination = paths
+    options = _options(archive, CopyOptions(recursive=recursive, overwrite=overwrite, owner=owner))
     with disks.reading() as disk_set, progress_bar(quiet) as progress:
         tree = open_tree(disk_set, snapshots=False)
-        copier = Copier(tree, CopyOptions(recursive=recursive, overwrite=overwrite, owner=owner), progress)
+        copier = Copier(tree, options, progress)
         missing = 0
         for source in sources:
             folder, name = _target(parts_of(source, tree), destination, alone=len(sources) == 1)
@@ -52,6 +63,17 @@ def command(
                 missing += 1
                 report(error)
     return _summary(copier, missing, as_json)
+
+
+def _options(archive: bool, options: CopyOptions) -> CopyOptions:
+    if not archive:
+        return options
+    is_root = os.geteuid() == 0
+    if not is_root:
+        complain("note: only root gives files to other users and makes devices: the copies are yours")
+    return replace(
+        options, recursive=True, owner=options.owner or is_root, attributes=True, hard_links=True, special_files=True
+    )
 
 
 def _target(source: list[str], destination: str, *, alone: bool) -> tuple[str, str]:

@@ -12,12 +12,14 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from mntapi.blocks.file import translate
 from mntapi.errors import Corrupt, Denied, Failed, Invalid, IsADirectory, MntapiError, Unsupported
+from mntapi.filesystems.kinds import MODE_BITS
+from mntapi.restore.metadata import set_metadata
 from mntapi.types import Blocks, ExtentKind, FileKind, FileSystem, Node
 from mntapi.units import MIB
 
@@ -56,11 +58,27 @@ class CopyOptions:
 
     ``overwrite``: replace files that are there (folders are always merged into). ``owner``: give files the guest's user and
     group too, which takes root; set-user-ID bits are restored only then, or they would lend the caller's own rights.
+    ``attributes``: extended attributes and access control lists. ``hard_links``: names of one file stay names of one file.
+    ``special_files``: pipes, sockets and (which takes root) devices are made too.
     """
 
     recursive: bool = False
     overwrite: bool = False
     owner: bool = False
+    attributes: bool = False
+    hard_links: bool = False
+    special_files: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """Where a file with several names was put first, to make its other names there."""
+
+    folder: str
+    below: tuple[str, ...]
+    """The folders below ``folder``, then the name."""
+    identity: tuple[int, int]
+    """Device and inode number on the host: it is linked to only while it is still that file."""
 
 
 class Copier:
@@ -74,6 +92,9 @@ class Copier:
         self._progress = progress
         self._seen: set[int] = set()
         """Folders copied: a second way to one is a loop, or a damaged link, and would never end."""
+        self._first_names: dict[int, _Copied] = {}
+        """By inode number; of files that have more names than one."""
+        self._folder = ""
         self.report = Report()
         sys.setrecursionlimit(max(sys.getrecursionlimit(), _FRAMES))
 
@@ -89,72 +110,102 @@ class Copier:
             folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise translate(error, folder) from error
+        self._folder = folder
         try:
-            self._copy(source, node, folder_fd, name, 0)
+            self._copy(source, node, folder_fd, (name,))
         finally:
             os.close(folder_fd)
 
-    def _copy(self, source: str, node: Node, folder_fd: int, name: str, depth: int) -> None:
+    def _copy(self, source: str, node: Node, folder_fd: int, below: tuple[str, ...]) -> None:
+        """Copy ``node`` to the last name of ``below`` (its path below the destination) in the folder ``folder_fd``."""
+        name = below[-1]
         try:
             check_name(name)
             if node.kind is FileKind.DIRECTORY:
-                self._copy_folder(source, node, folder_fd, name, depth)
+                self._copy_folder(source, node, folder_fd, below)
             elif node.kind is FileKind.SYMLINK:
-                self._make(folder_fd, name, lambda draft: os.symlink(self._tree.readlink(node), draft, dir_fd=folder_fd))
-                self._set_metadata(node, folder_fd, name)
+                target = self._tree.readlink(node)
+                self._make(source, node, folder_fd, name, lambda draft: os.symlink(target, draft, dir_fd=folder_fd))
             elif node.kind is FileKind.FILE:
-                self._copy_file(source, node, folder_fd, name)
+                self._copy_file(source, node, folder_fd, below)
+            elif self._options.special_files:
+                kind = MODE_BITS[node.kind] | 0o600
+                self._make(source, node, folder_fd, name, lambda draft: os.mknod(draft, kind, node.rdev, dir_fd=folder_fd))
             else:
-                raise Unsupported(f"is a {node.kind.value}; only files, folders and links are copied", reason="special-file")
+                hint = "pipes, sockets and devices are made with -a"
+                raise Unsupported(f"is a {node.kind.value}, not a file, folder or link", reason="special-file", hint=hint)
         except MntapiError as error:
             self.report.failures.append(Failure(source, error))
         except OSError as error:
             self.report.failures.append(Failure(source, _host_error(error, name)))
 
-    def _copy_folder(self, source: str, node: Node, folder_fd: int, name: str, depth: int) -> None:
+    def _copy_folder(self, source: str, node: Node, folder_fd: int, below: tuple[str, ...]) -> None:
         if not self._options.recursive:
             raise IsADirectory("is a folder", hint="copy folders with -r")
-        if depth >= _MAX_DEPTH:
+        if len(below) > _MAX_DEPTH:
             raise Invalid("folders are nested too deeply", expected=f"at most {_MAX_DEPTH}")
         if node.reason:
             raise Unsupported("its files cannot be read", reason=node.reason)
         if node.inode in self._seen:
             raise Corrupt("a folder that has been met before: the file system loops", reason="folder-loop")
         self._seen.add(node.inode)
+        name = below[-1]
         made = _make_folder(name, folder_fd)
         inner_fd = os.open(name, _FOLDER_FLAGS, dir_fd=folder_fd)
         try:
-            self._copy_children(source, node, inner_fd, depth)
+            self._copy_children(source, node, inner_fd, below)
         finally:
             os.close(inner_fd)
         self.report.folders += 1
         if made:  # a folder that was there before keeps what its owner gave it
-            self._set_metadata(node, folder_fd, name)
+            self._set_metadata(source, node, folder_fd, name)
 
-    def _copy_children(self, source: str, node: Node, inner_fd: int, depth: int) -> None:
+    def _copy_children(self, source: str, node: Node, inner_fd: int, below: tuple[str, ...]) -> None:
         """All entries; if the folder itself turns bad half way, what was read so far is kept and the folder is marked."""
         for entry_name, entry in self._tree.scan(node):
-            self._copy(f"{source.rstrip('/')}/{entry_name}", entry, inner_fd, entry_name, depth + 1)
+            self._copy(f"{source.rstrip('/')}/{entry_name}", entry, inner_fd, (*below, entry_name))
 
-    def _copy_file(self, source: str, node: Node, folder_fd: int, name: str) -> None:
+    def _copy_file(self, source: str, node: Node, folder_fd: int, below: tuple[str, ...]) -> None:
+        name = below[-1]
         self._check_free(folder_fd, name)
+        has_more_names = self._options.hard_links and node.links > 1
+        if has_more_names and self._link(node, folder_fd, name):
+            return
         blocks = self._tree.open(node)
-        draft = f".mntapi-{secrets.token_hex(6)}.part"
         try:
-            with _new_file(folder_fd, draft) as fd:
-                bad = self._copy_content(source, blocks, fd)
-            final = _free_name(folder_fd, name + ".damaged") if bad else name
-            self._set_metadata(node, folder_fd, draft)
-            os.rename(draft, final, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-        except BaseException:
-            _forget(draft, folder_fd)
-            raise
+            with _draft(folder_fd) as draft:
+                with _new_file(folder_fd, draft) as fd:
+                    bad = self._copy_content(source, blocks, fd)
+                    status = os.fstat(fd)
+                final = _free_name(folder_fd, name + ".damaged") if bad else name
+                self._set_metadata(source, node, folder_fd, draft)
+                os.rename(draft, final, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         finally:
             blocks.close()
         if bad:
             self.report.failures.append(Failure(source, _damaged(bad, final)))
+        elif has_more_names:
+            self._first_names[node.inode] = _Copied(self._folder, below, (status.st_dev, status.st_ino))
         self.report.files += 1
         self.report.bytes += node.size
+
+    def _link(self, node: Node, folder_fd: int, name: str) -> bool:
+        """Make ``name`` another name of the file copied from ``node`` before. False if there is none, or it cannot be linked:
+        then it is copied again."""
+        first = self._first_names.get(node.inode)
+        if first is None:
+            return False
+        try:
+            with _draft(folder_fd) as draft, _opened_below(first.folder, first.below[:-1]) as first_fd:
+                os.link(first.below[-1], draft, src_dir_fd=first_fd, dst_dir_fd=folder_fd, follow_symlinks=False)
+                status = os.stat(draft, dir_fd=folder_fd, follow_symlinks=False)
+                if (status.st_dev, status.st_ino) != first.identity:
+                    return False
+                os.rename(draft, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+        except OSError:
+            return False
+        self.report.files += 1
+        return True
 
     def _copy_content(self, source: str, blocks: Blocks, fd: int) -> list[tuple[int, int, MntapiError]]:
         """Write all data extents, leave the rest as holes; returns the ranges (offset, length) that could not be read."""
@@ -171,16 +222,13 @@ class Copier:
         os.ftruncate(fd, blocks.size)
         return bad
 
-    def _make(self, folder_fd: int, name: str, create: Callable[[str], None]) -> None:
-        """Create something under a temporary name and put it in place."""
+    def _make(self, source: str, node: Node, folder_fd: int, name: str, create: Callable[[str], None]) -> None:
+        """Create something that has no contents, and put it in place when it is as the guest had it."""
         self._check_free(folder_fd, name)
-        draft = f".mntapi-{secrets.token_hex(6)}.part"
-        create(draft)
-        try:
+        with _draft(folder_fd) as draft:
+            create(draft)
+            self._set_metadata(source, node, folder_fd, draft)
             os.rename(draft, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-        except BaseException:
-            _forget(draft, folder_fd)
-            raise
         self.report.files += 1
 
     def _check_free(self, folder_fd: int, name: str) -> None:
@@ -195,15 +243,17 @@ class Copier:
         if not self._options.overwrite:
             raise Denied("a file of that name is there already", hint="replace it with --overwrite, or copy elsewhere")
 
-    def _set_metadata(self, node: Node, folder_fd: int, name: str) -> None:
-        is_link = node.kind is FileKind.SYMLINK
-        mode = node.mode & 0o777
-        if self._options.owner:
-            os.chown(name, node.uid, node.gid, dir_fd=folder_fd, follow_symlinks=False)
-            mode = node.mode & 0o7777
-        if not is_link:
-            os.chmod(name, mode, dir_fd=folder_fd)
-        os.utime(name, ns=(node.atime_ns, node.mtime_ns), dir_fd=folder_fd, follow_symlinks=False)
+    def _set_metadata(self, source: str, node: Node, folder_fd: int, name: str) -> None:
+        """As asked; what the guest's disk or the host refuses of it is a failure to tell, and no reason to lose the file."""
+        attributes: Mapping[str, bytes] = {}
+        if self._options.attributes:
+            try:
+                attributes = self._tree.xattrs(node)
+            except MntapiError as error:
+                self.report.failures.append(Failure(source, error))
+        refused = set_metadata(node, folder_fd, name, owner=self._options.owner, attributes=attributes)
+        if refused:
+            self.report.failures.append(Failure(source, Failed(f"not restored: {', '.join(refused)}", reason="metadata")))
 
 
 def check_name(name: str) -> None:
@@ -221,6 +271,31 @@ def _make_folder(name: str, folder_fd: int) -> bool:
             raise Denied("something that is no folder is there already", hint="remove it, or copy elsewhere") from None
         return False
     return True
+
+
+@contextmanager
+def _draft(folder_fd: int) -> Iterator[str]:
+    """A name to make an entry under before it gets its own; whatever still has it at the end is removed."""
+    name = f".mntapi-{secrets.token_hex(6)}.part"
+    try:
+        yield name
+    finally:
+        with suppress(FileNotFoundError):  # it was never made, or is in place
+            os.unlink(name, dir_fd=folder_fd)
+
+
+@contextmanager
+def _opened_below(folder: str, names: tuple[str, ...]) -> Iterator[int]:
+    """The folder reached from ``folder`` by ``names``, no link being followed on the way."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in names:
+            inner_fd = os.open(name, _FOLDER_FLAGS, dir_fd=fd)
+            os.close(fd)
+            fd = inner_fd
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -265,13 +340,6 @@ def _exists(folder_fd: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _forget(name: str, folder_fd: int) -> None:
-    try:
-        os.unlink(name, dir_fd=folder_fd)
-    except FileNotFoundError:
-        return  # it was never made, or is in place already
 
 
 def _damaged(bad: list[tuple[int, int, MntapiError]], final: str) -> MntapiError:

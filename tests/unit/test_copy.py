@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from contract.memory_filesystem import Memory, MemoryFileSystem
 from mntapi.blocks import Concat, Fault, Zero
-from mntapi.errors import Denied, NotFound
+from mntapi.errors import Corrupt, Denied, NotFound
 from mntapi.restore.copy import Copier, CopyOptions, Report, check_name
-from mntapi.types import FileKind
+from mntapi.types import FileKind, Node
 from mntapi.units import MIB
 
 
@@ -136,3 +137,47 @@ def test_a_folder_that_was_there_keeps_its_own_metadata(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o700)
     copy(MemoryFileSystem({"a": b"1"}), tmp_path / "out")
     assert (tmp_path / "out").stat().st_mode & 0o7777 == 0o700
+
+
+class Marked(MemoryFileSystem):
+    """Every file has the attributes given; reading those of the name ``damaged`` fails."""
+
+    attributes: Mapping[str, bytes] = {}
+
+    def xattrs(self, node: Node) -> Mapping[str, bytes]:
+        if node.mode == 0o600:
+            raise Corrupt("an attribute block with a wrong checksum", offset=4096)
+        return self.attributes if node.kind is FileKind.FILE else {}
+
+
+def test_attributes_that_cannot_be_kept_are_told_and_the_file_is_kept(tmp_path: Path) -> None:
+    tree = Marked({"a": b"1", "damaged": b"2"}, metadata={"damaged": {"mode": 0o600}})
+    tree.attributes = {"user.good": b"kept", "user.mntapi.reason": b"ours", "user.nul\0": b"x", "no-such-kind.x": b"y"}
+    report = copy(tree, tmp_path / "out", attributes=True)
+    told = {failure.path: str(failure.error) for failure in report.failures}
+    assert "checksum" in told["/damaged"] and "no-such-kind.x" in told["/a"] and "user.nul" in told["/a"]
+    assert "mntapi" not in told["/a"] and "good" not in told["/a"]
+    assert os.listxattr(tmp_path / "out/a") == ["user.good"] and (tmp_path / "out/damaged").read_bytes() == b"2"
+
+
+def test_a_time_that_the_host_cannot_have(tmp_path: Path) -> None:
+    tree = MemoryFileSystem({"a": b"1"}, metadata={"a": {"mtime_ns": 10**30}})
+    report = copy(tree, tmp_path / "out")
+    assert "times" in str(report.failures[0].error) and (tmp_path / "out/a").read_bytes() == b"1"
+
+
+def test_a_first_name_that_was_exchanged_is_not_linked_to(tmp_path: Path) -> None:
+    """Somebody replaces the first copy by another file, or its folder by a link out of the destination, while we copy."""
+    tree = MemoryFileSystem({"d": {"a": b"one file"}})
+    node = tree.scan(tree.lookup(tree.root, "d")).__next__().node._replace(links=2)
+    copier = Copier(tree, CopyOptions(hard_links=True))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a").write_bytes(b"not to be linked")
+    for exchange in (lambda: os.replace(tmp_path / "elsewhere/a", tmp_path / "a"), lambda: (tmp_path / "a").unlink()):
+        copier.copy("/d/a", node, str(tmp_path), "a")
+        exchange()
+        copier.copy("/d/a", node, str(tmp_path), "second")
+        assert (tmp_path / "second").read_bytes() == b"one file" and (tmp_path / "second").stat().st_nlink == 1
+        (tmp_path / "second").unlink()
+        (tmp_path / "a").unlink(missing_ok=True)
+    assert copier.report.failures == []
