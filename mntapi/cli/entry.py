@@ -14,6 +14,7 @@ _SECRET = re.compile(r"^(?:--key=)?.+?:recovery=(.+)$|^(?:[^/]*=)?https?://[^/@]
 def main() -> None:
     """Entry point of the installed command."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _open_standard_streams()
     _hide_secrets()
     from mntapi.cli.main import INTERRUPTED, run
 
@@ -25,6 +26,14 @@ def main() -> None:
             sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Replace those that the caller closed, as services and cron jobs do, by ones that lead nowhere: a disk must not become
+    descriptor 1, and every ``print`` needs a stream."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest descriptor that is free is its own, these being opened in turn
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as the process lives)
 
 
 def _hide_secrets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -65,11 +66,20 @@ _HINTS = {
     NOT_FOUND: "mntapi info shows disks and volumes, mntapi ls what is in a folder",
     BUSY: "mntapi ps shows what is mounted",
     DENIED: "run as root, or as the owner of the files",
-    UNSUPPORTED: "mntapi info shows what can be read; mntapi mount --layout blocks presents the rest as it is",
-    CORRUPT: "the rest of the disk stays readable; another backup may have what is damaged here",
+    UNSUPPORTED: "mntapi info shows what of a disk can be read",
+    CORRUPT: "mntapi check shows what else is wrong with a disk; another backup may have it whole",
     AWAY: "is the server running, and may this host speak to it? The disk itself may be whole",
 }
 """What to do next, where the error itself does not say."""
+_HINTS_BY_REASON = {
+    "wrong-key": "mntapi info shows which kinds of key open a volume",
+    "original": "name a file that is not there yet",
+}
+_HINTS_BY_ERRNO = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place") | {
+    errno.EFBIG: "the file system there, or ulimit -f, has no files of that size: name another place",
+    errno.EROFS: "it is mounted read-only: name another place",
+}
+_REFUSED_TO_ROOT = "even root may not: the file system may be read-only, or a security module forbids it"
 
 
 class _Verbs(click.Group):
@@ -127,7 +137,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _pipe_closed()
     except OSError as error:
-        return report(errors.Failed(f"cannot be written: {error.strerror}", path=error.filename or "standard output"))
+        return report(_not_written(error))
     except Exception as error:  # noqa: BLE001 (boundary: a defect of ours must still be one line)
         return _defect(error)
     return result if isinstance(result, int) else OK
@@ -137,8 +147,22 @@ def report(error: errors.MntapiError) -> int:
     """Print an error and its hint; returns the exit code it stands for."""
     code = _code_of(error)
     complain(f"error: {error}")
-    complain(f"hint: {error.hint or _HINTS[code].format(verb=_verb())}")
+    complain(f"hint: {error.hint or _hint(error, code)}")
     return code
+
+
+def _hint(error: errors.MntapiError, code: int) -> str:
+    """By what is known best: our rule, the system's word, the kind of error."""
+    known = _HINTS_BY_REASON.get(error.reason or "") or _HINTS_BY_ERRNO.get(error.errno)
+    if known is None and code == DENIED and error.reason is None and os.geteuid() == 0:
+        return _REFUSED_TO_ROOT
+    return known or _HINTS[code].format(verb=_verb())
+
+
+def _not_written(error: OSError) -> errors.Failed:
+    failed = errors.Failed(f"cannot be written: {error.strerror}", path=error.filename or "standard output")
+    failed.errno = error.errno or failed.errno
+    return failed
 
 
 def _verb() -> str:

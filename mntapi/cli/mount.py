@@ -74,15 +74,25 @@ def command(
     mounted = mount(request)
     if not foreground:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: 'interrupted' would say that nothing is mounted
+    _tell(mounted, as_json)
+    if foreground:
+        _stay(mounted)
+
+
+def _tell(mounted: Mounted, as_json: bool) -> None:
+    """Notes, and where it is mounted. A caller that cannot be told will not unmount it: then it is undone."""
     for note in mounted.notes[:MAX_NOTES]:
         complain(f"note: {note}")
     if len(mounted.notes) > MAX_NOTES:
         complain(f"note: {len(mounted.notes) - MAX_NOTES} more; mntapi info shows all")
-    if as_json:
+    if not as_json:
+        return
+    try:
         emit_json({"id": mounted.record.id, "mountpoint": mounted.record.mountpoint, "pid": mounted.worker.id.pid})
         sys.stdout.flush()
-    if foreground:
-        _stay(mounted)
+    except OSError:
+        unmount_if_there(mounted.record.id)
+        raise
 
 
 def _stay(mounted: Mounted) -> None:

@@ -12,6 +12,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from typing import TextIO
@@ -70,8 +71,9 @@ def emit_json(value: object) -> None:
 
 
 def complain(text: str) -> None:
-    """One line to standard error, always escaped."""
-    print(escape(text), file=sys.stderr, flush=True)  # noqa: T201
+    """One line to standard error, always escaped. Where nobody can be told, as on a full disk, the work goes on."""
+    with suppress(OSError):
+        print(escape(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def mode_text(node: Node) -> str:

@@ -1,4 +1,5 @@
-"""A file that is made: it has its name when it is whole, and on an error there is none.
+"""A file that is made: it has its name when it is whole, and on an error there is none. Until then it has no name at all where
+the file system knows such files (``O_TMPFILE``), so that even a kill leaves nothing.
 
 An original is never written, and never replaced either: a file that belongs to the source is refused whatever was asked for.
 """
@@ -9,17 +10,20 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mntapi.errors import Denied, Failed, NotFound
 from mntapi.units import MIB
 
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAMELESS_FLAGS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _WRITEBACK = 8 * MIB
 """Bytes that are written before the system is asked to bring them to the medium."""
 _BEHIND = 32 * MIB
 """How far behind they are out of the page cache; by then the medium has them."""
 _CANNOT_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
+"""What file systems without files that have no name answer; EISDIR: open(2), BUGS."""
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF)
 
 
@@ -89,11 +93,12 @@ def new_file(path: str, *, overwrite: bool | None = None, originals: Iterable[st
     _check_free(path, overwrite, originals)
     fd = -1
     try:
-        fd = _create(draft, path)
+        fd = _create(folder, draft, path)
         file = NewFile(fd, path)
         yield file
         file.sync()
         _check_free(path, overwrite, originals)  # the conversion took a while
+        _name(fd, draft, path)
         _put_in_place(draft, path, overwrite)
         _sync_folder(folder, path)
     finally:
@@ -133,11 +138,41 @@ def _identities(originals: Iterable[str]) -> Iterator[tuple[int, int]]:
         yield status.st_dev, status.st_ino
 
 
-def _create(draft: str, path: str) -> int:
+def _create(folder: str, draft: str, path: str) -> int:
+    """A new file without a name, or, where there are none, under the name ``draft``."""
     try:
-        return os.open(draft, _NEW_FLAGS, 0o666)
+        fd = _create_nameless(folder)
+        return os.open(draft, _NEW_FLAGS, 0o666) if fd is None else fd
     except FileNotFoundError as error:
-        raise NotFound("no such folder", path=os.path.dirname(path)) from error
+        raise NotFound("no such folder", path=folder) from error
+    except OSError as error:
+        raise _failed(error, path) from error
+
+
+def _create_nameless(folder: str) -> int | None:
+    """None where the file system has no such files, or none that could be given a name."""
+    try:
+        fd = os.open(folder, _NAMELESS_FLAGS, 0o666)
+    except OSError as error:
+        if error.errno in _NO_NAMELESS:
+            return None
+        raise
+    if os.path.lexists(f"/proc/self/fd/{fd}"):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _name(fd: int, draft: str, path: str) -> None:
+    """Give a file without a name the name ``draft``; one that replaces another gets the permissions of that.
+
+    Source: open(2), ``O_TMPFILE``; ``os.link`` follows the link only in the call that takes a folder's descriptor.
+    """
+    try:
+        if not os.fstat(fd).st_nlink:
+            os.link(f"/proc/self/fd/{fd}", draft, src_dir_fd=fd, follow_symlinks=True)
+        with suppress(FileNotFoundError):
+            os.fchmod(fd, stat.S_IMODE(os.lstat(path).st_mode))
     except OSError as error:
         raise _failed(error, path) from error
 
