@@ -179,7 +179,7 @@ def _usage(error: click.ClickException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.ctx.get_help(), err=True)
         return USAGE
-    complain(f"error: {error.format_message()}")
+    complain(f"error: {' '.join(error.format_message().split())}")  # click breaks lines by itself
     context = error.ctx if isinstance(error, click.UsageError) else None
     complain(f"hint: {context.command_path if context else 'mntapi'} --help")
     return USAGE

@@ -137,7 +137,8 @@ def test_a_source_format_can_be_forced(mntapi, disk: RealDisk, tmp_path: Path) -
     mntapi("convert", disk.vmdk, tmp_path / "out", "--format", "raw", "--source-format", "raw")
     assert (tmp_path / "out").read_bytes() == disk.vmdk.read_bytes()
     mntapi("convert", disk.vmdk, tmp_path / "out", "--format", "nonsense", code=2)
-    mntapi("convert", disk.vmdk, tmp_path / "out", code=2)
+    missing = mntapi("convert", disk.vmdk, tmp_path / "out", code=2).stderr
+    assert "--format" in missing and "vmdk-stream" in missing and "\\" not in missing and missing.count("\n") == 2
 
 
 def test_a_source_with_a_hole_in_its_file(mntapi, disk: RealDisk, tmp_path: Path) -> None:
