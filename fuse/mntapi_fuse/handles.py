@@ -90,34 +90,37 @@ class Listing:
         Raises:
             what reading the folder raises, unless there were entries to hand out before.
         """
-        while self._start < position and self._entry(0):
-            self._window.popleft()
+        window = self._window
+        while self._start < position and (window or self._read()):
+            window.popleft()
             self._start += 1
-        index = 0
-        while entry := self._entry(index):
-            if not put(entry, position + index + 1):
+        following = position
+        for entry in window:
+            following += 1
+            if not put(entry, following):
                 return
-            index += 1
+        while self._read(error_can_wait=following > position):
+            following += 1
+            if not put(window[-1], following):
+                return
 
-    def _entry(self, index: int) -> DirEntry | None:
-        """The entry at that place of the window, or the next one read; None at the end, or at an error that can wait."""
-        if index < len(self._window):
-            return self._window[index]
+    def _read(self, *, error_can_wait: bool = False) -> bool:
+        """Whether the next entry is now the last of the window; False at the end, or at an error that can wait."""
         if self._ended:
-            return None
+            return False
         self.broken = True  # until the entry is here, whatever the error
         try:
             entry = next(self._entries, None)
         except MntapiError:
-            if index:
-                return None
+            if error_can_wait:
+                return False
             raise
         self.broken = False
         if entry is None:
             self._ended = True
-        else:
-            self._window.append(entry)
-        return entry
+            return False
+        self._window.append(entry)
+        return True
 
 
 class Listings:

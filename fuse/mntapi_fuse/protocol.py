@@ -222,24 +222,26 @@ def mode_of(node: Node) -> int:
 def _attr(node: Node) -> tuple[int, ...]:
     """The fields of ``fuse_attr``. What a damaged image says is cut to what fits: an attribute that the kernel
     refuses would take the whole folder with it."""
-    atime, atime_ns = divmod(node.atime_ns, _NS)
-    mtime, mtime_ns = divmod(node.mtime_ns, _NS)
-    ctime, ctime_ns = divmod(node.ctime_ns, _NS)
+    inode, kind, size, mode, uid, gid, links, allocated, mtime_ns, atime_ns, ctime_ns, _birthtime_ns, rdev, _reason = node
+    atime, atime_ns = divmod(atime_ns, _NS)
+    mtime, mtime_ns = divmod(mtime_ns, _NS)
+    ctime, ctime_ns = divmod(ctime_ns, _NS)
+    sectors = (allocated + 511) >> 9
     return (
-        node.inode & _U64,
-        min(node.size, _SIZE_MAX),
-        min(_sectors(node), _SIZE_MAX),
+        inode & _U64,
+        size if size < _SIZE_MAX else _SIZE_MAX,
+        sectors if sectors < _SIZE_MAX else _SIZE_MAX,
         atime & _U64,
         mtime & _U64,
         ctime & _U64,
         atime_ns,
         mtime_ns,
         ctime_ns,
-        MODE_BITS[node.kind] | node.mode & 0o7777,
-        min(node.links, _U32),
-        node.uid & _U32,
-        node.gid & _U32,
-        _encode_device(node.rdev) if node.rdev else 0,
+        MODE_BITS[kind] | mode & 0o7777,
+        links if links < _U32 else _U32,
+        uid & _U32,
+        gid & _U32,
+        _encode_device(rdev) if rdev else 0,
         PAGE,
         0,
     )
@@ -317,14 +319,15 @@ def pack_dirent(entry: DirEntry, position: int, reply: memoryview, at: int, limi
 
 def pack_direntplus(entry: DirEntry, position: int, reply: memoryview, at: int, limit: int) -> int:
     """Like ``pack_dirent`` for READDIRPLUS: the entry and all that LOOKUP would say of it. Node 0 says the name only."""
-    name = entry.name
-    end = at + DIRENTPLUS.size + (len(name) + 7 & ~7)
+    name, attributes = entry
+    length = len(name)
+    end = at + DIRENTPLUS.size + (length + 7 & ~7)
     if end > limit:
         return at
-    attributes = entry.attributes
-    number, attr = attributes.number, _attr(attributes.node)
+    number, node, _is_lasting = attributes
+    attr = _attr(node)
     head = (number, 0, FOR_EVER_S, _valid_s(attributes), 0, 0) if number else _NO_ENTRY
-    DIRENTPLUS.pack_into(reply, at, *head, *attr, attr[0], position, len(name), attr[9] >> 12)
+    DIRENTPLUS.pack_into(reply, at, *head, *attr, attr[0], position, length, attr[9] >> 12)
     _put_name(name, reply, at + DIRENTPLUS.size, end)
     return end
 

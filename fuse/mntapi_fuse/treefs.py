@@ -41,7 +41,7 @@ _REASONS = (DAMAGED, UNREADABLE)
 _INODE_MASK = (1 << 58) - 1
 _INODE_ZERO = (1 << 32) - 1
 """Shown for inode 0, whose name readdir(3) would drop. Only NTFS has one, and its numbers end at 2^32 - 2."""
-_FINE = re.compile(rb"(?!\.\.?\Z)[^/\0]{1,%d}" % NAME_MAX)
+_is_fine = re.compile(rb"(?!\.\.?\Z)[^/\0]{1,%d}" % NAME_MAX).fullmatch
 _ESCAPED = re.compile(r"~inode\d+$")
 _ESCAPES = str.maketrans({"/": "\N{DIVISION SLASH}", "\0": "\N{SYMBOL FOR NULL}"})
 _KEPT = 900
@@ -57,8 +57,10 @@ class TreeFs:
     def __init__(self, filesystem: FileSystem) -> None:
         self._filesystem = filesystem
         self._root = filesystem.root
+        self._root_inode = self._root.inode
         self._nodes: dict[int, Node] = {}
         self._failures = Failures()
+        self._last_xattrs: tuple[int, Mapping[str, bytes]] = (0, {})
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
         directory, text = self._node(parent), os.fsdecode(name)
@@ -125,11 +127,16 @@ class TreeFs:
         return [os.fsencode(name) for name in self._xattrs(node)]
 
     def _xattrs(self, number: int) -> Mapping[str, bytes]:
+        """All that the node has. Those of the file system are kept until another node is asked for: ``ls -l`` wants two of each
+        file, ``cp -a`` all, one by one."""
+        known, theirs = self._last_xattrs
         node = self._node(number)
-        theirs = {} if number & _STAND_IN else self._filesystem.xattrs(node)
-        found = {name: value for name, value in theirs.items() if not name.startswith(_OURS)}
+        if known != number:
+            found = {} if number & _STAND_IN else self._filesystem.xattrs(node)
+            theirs = {name: value for name, value in found.items() if not name.startswith(_OURS)}
+            self._last_xattrs = number, theirs
         reason = node.reason or self._failures.reason(number)
-        return found if reason is None else {**found, REASON: os.fsencode(reason)}
+        return theirs if reason is None else {**theirs, REASON: os.fsencode(reason)}
 
     def _node(self, number: int) -> Node:
         """The node of that number: remembered, read, or told by the number itself."""
@@ -148,18 +155,20 @@ class TreeFs:
         if node.reason in _REASONS and not node.links:
             number = _STAND_IN | _KINDS.index(node.kind) << 60 | _REASONS.index(node.reason) << 58 | node.inode & _INODE_MASK
             return self.getattr(number)
-        if node.inode == self._root.inode:
+        inode = node.inode
+        if inode == self._root_inode:
             return Attributes(ROOT, node)
-        number = node.inode + _FIRST
+        number = inode + _FIRST
         if not _FIRST <= number < _STAND_IN:
-            raise Corrupt("an inode number that is out of range", found=node.inode)
+            raise Corrupt("an inode number that is out of range", found=inode)
         self._remember(number, node)
-        return Attributes(number, _with_inode(node))
+        return Attributes(number, node if inode else _with_inode(node))
 
     def _remember(self, number: int, node: Node) -> None:
-        if len(self._nodes) >= MAX_NODES:
-            self._nodes.clear()
-        self._nodes[number] = node
+        nodes = self._nodes
+        if len(nodes) >= MAX_NODES:
+            nodes.clear()
+        nodes[number] = node
 
 
 class _Watched:
@@ -193,7 +202,7 @@ def _shown_name(entry: Entry) -> bytes:
         name = os.fsencode(entry.name)
     except UnicodeEncodeError:  # half of a surrogate pair
         name = b""
-    if _FINE.fullmatch(name):
+    if _is_fine(name):
         return name
     kept = entry.name.translate(_ESCAPES).encode("utf-8", "replace")[:_KEPT].decode("utf-8", "ignore")
     return os.fsencode(f"{kept}~inode{entry.node.inode}")

@@ -132,4 +132,4 @@ def _outer(index: int, node: Node) -> Node:
     """A file system's node with the number it has in the tree; 0 is kept for a volume without a file system."""
     if node.inode + 1 >= 1 << _VOLUME_SHIFT:
         raise Corrupt(f"inode number {node.inode} is wider than any file system has")
-    return node._replace(inode=(index + 1) << _VOLUME_SHIFT | node.inode + 1)
+    return Node((index + 1) << _VOLUME_SHIFT | node.inode + 1, *node[1:])  # _replace takes half as long again

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import systems
 from bench.commands import MNTAPI, output
-from bench.servers import ntfs_3g, qemu_storage_daemon
+from bench.servers import kernel, ntfs_3g, qemu_storage_daemon
 from contract.md_builder import member1
 from mntapi.units import GIB, KIB, MIB, SECTOR, TIB
 
@@ -22,6 +22,7 @@ KINDS = ("ext4", "ntfs")
 BIG_FILE = "big.bin"
 BIG_SIZE = 400 * MIB
 ENTRIES = 75_000
+IN_ONE_FOLDER = 100_000
 DENSE, ISLAND = GIB, 64 * KIB
 CLUSTER = 64 * KIB
 VOLUME = 256 * MIB
@@ -122,6 +123,11 @@ class Disks:
         """A volume with 75,000 entries, and no partition table around it."""
         raw = self._once(f"crowd.{kind}", partial(_volume, kind, GIB, _crowd))
         return Disk(self._once(f"crowd-{kind}.vmdk", partial(_to_vmdk, raw)), {kind: raw})
+
+    def folder(self) -> Disk:
+        """An XFS volume, written by the kernel, with one folder ``many`` of ``IN_ONE_FOLDER`` files."""
+        raw = self._once("folder.xfs", _write_folder)
+        return Disk(self._once("folder-xfs.vmdk", partial(_to_vmdk, raw)), {"xfs": raw})
 
     def _volumes(self) -> dict[str, Path]:
         return {kind: self._once(f"mixed.{kind}", partial(_volume, kind, _VOLUME_SIZE, _mixed)) for kind in KINDS}
@@ -283,3 +289,15 @@ def _crowd(top: Path) -> None:
         folder.mkdir()
         for index in range(_PER_FOLDER - 1):
             (folder / f"a file called {index:03}.txt").write_bytes(b"" if index % 10 else b"contents")
+
+
+def _write_folder(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(GIB)
+    output("mkfs.xfs", "-q", path)
+    top = path.with_name("files")
+    with kernel(path, top, kind="xfs", writable=True):
+        many = top / "many"
+        many.mkdir()
+        for number in range(IN_ONE_FOLDER):
+            (many / f"a file called {number:06}.txt").write_bytes(b"" if number % 10 else b"contents")

@@ -92,10 +92,10 @@ def ntfs_3g(volume: Path, folder: Path, *, writable: bool = False) -> Iterator[S
 
 
 @contextmanager
-def kernel(volume: Path, folder: Path, *, kind: str) -> Iterator[Server]:
+def kernel(volume: Path, folder: Path, *, kind: str, writable: bool = False) -> Iterator[Server]:
     """The kernel's file system over a loop device on a raw volume."""
     folder.mkdir()
-    output("mount", "-t", kind, "-o", "ro,loop", volume, folder)
+    output("mount", "-t", kind, "-o", "rw,loop" if writable else "ro,loop", volume, folder)
     try:
         yield Server(folder)
     finally:

@@ -153,10 +153,29 @@ class Bench:
         ]
 
     def walk(self) -> Iterator[Race[Any]]:
-        """Every name, inode and size of a volume with 75,000 entries, nothing of it cached."""
+        """Every name, inode and size of a volume with 75,000 entries; one folder with 100,000, as ``ls -l`` reads it, which
+        asks for two extended attributes of each file. Nothing is cached."""
         for kind in KINDS:
             quantity = Quantity(f"walk 75,000 entries of {kind}", "s", higher_is_better=False)
             yield Race(f"walk {kind}", self._walkers(self._disks.crowd(kind), kind), [Heat((quantity,), lambda run: (run(),))])
+        quantity = Quantity("ls -l of 100,000 files in one folder of xfs", "s", higher_is_better=False)
+        yield Race("walk folder", self._listers_of_a_folder(self._disks.folder()), [Heat((quantity,), lambda run: (run(),))])
+
+    def _listers_of_a_folder(self, disk: Disk) -> list[Racer[Callable[[], float]]]:
+        raw, volume = disk.raw["xfs"], disk.volume("xfs")
+
+        def mounted() -> float:
+            with servers.mntapi(disk.vmdk, self.place(), layout="volumes") as server:
+                return _list(server.path / volume / "many")
+
+        def native() -> float:
+            with self._native(raw, "xfs") as server:
+                return _list(server.path / "many")
+
+        return [
+            Racer("mntapi mount", lambda: nullcontext(mounted), role=Role.OURS, reads=(disk.vmdk,)),
+            Racer("ls on kernel xfs", lambda: nullcontext(native), ("mkfs.xfs",), reads=(raw,)),
+        ]
 
     def _walkers(self, disk: Disk, kind: str) -> list[Racer[Callable[[], float]]]:
         raw = disk.raw[kind]
@@ -249,6 +268,10 @@ def _time_and_cpu(command: list[str]) -> Sequence[float]:
 def _find(folder: Path) -> float:
     """Seconds for all names with inode and size; the size makes ``find`` ask for every inode."""
     return timed(["find", str(folder), "-printf", "%i %s %p\\n"]).wall
+
+
+def _list(folder: Path) -> float:
+    return timed(["ls", "-lU", str(folder)]).wall
 
 
 def _memory_after_reading(server: Server) -> Sequence[float]:

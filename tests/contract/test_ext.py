@@ -16,6 +16,7 @@ from contract.filesystem_contract import Want, check_filesystem, digest, resolve
 from contract.mounting import mounted, need, need_root, run
 from mntapi.blocks import Cache, Concat, Fault, HostFile, Slice, read
 from mntapi.errors import Corrupt, NotFound, ReadFailed, Unsupported
+from mntapi.filesystems.ext import inode_table
 from mntapi.filesystems.ext.filesystem import ExtFileSystem
 from mntapi.filesystems.readers import open_filesystem
 from mntapi.types import Blocks, Extent, ExtentKind, FileKind, Signature, Usage
@@ -185,7 +186,7 @@ def test_an_unreadable_inode_is_listed(ext_image: Path) -> None:
     blocks = HostFile.open(str(ext_image))
     with opened(ext_image) as fs:
         victim = resolve(fs, "holes")
-        at = fs._inode_at(victim.inode) // 512 * 512
+        at = fs._inodes.at(victim.inode) // 512 * 512
         names = {entry.name for entry in fs.scan(fs.root)}
     broken = open_filesystem(Fault(blocks, bad=[(at, 512)]), SIGNATURE)
     found = dict(broken.scan(broken.root))
@@ -308,8 +309,10 @@ def test_encrypted_folders_are_named_and_refused(tmp_path: Path) -> None:
             assert raised.value.reason == "fscrypt"
 
 
-def test_a_damaged_folder_block_hides_only_its_own_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [inode_table.AHEAD, 4096])
+def test_a_damaged_folder_block_hides_only_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
     need("mke2fs", "debugfs")
+    monkeypatch.setattr(inode_table, "AHEAD", ahead)
     source = tmp_path / "source"
     (source / "big").mkdir(parents=True)
     for index in range(300):
@@ -332,6 +335,33 @@ def test_a_damaged_folder_block_hides_only_its_own_names(tmp_path: Path) -> None
         assert fs.lookup(big, names[-1]).kind is FileKind.FILE
         with pytest.raises(error):
             fs.lookup(big, "is it there?")
+    blocks.close()
+
+
+def test_inodes_of_a_large_folder_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("mke2fs")
+    monkeypatch.setattr(inode_table, "AHEAD", 16 * 256)
+    source = tmp_path / "source"
+    source.mkdir()
+    sizes = {f"file{index}": index for index in range(100)}
+    for name, size in sizes.items():
+        (source / name).write_bytes(bytes(size))
+    image = tmp_path / "large.img"
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-I", "256", "-d", source, image, "8M")
+    with opened(image) as fs:
+        nodes = dict(fs.scan(fs.root))
+        assert {name: node.size for name, node in nodes.items() if name in sizes} == sizes
+        at = fs._inodes.at(nodes["file50"].inode) // 512 * 512
+        beside = {name for name, node in nodes.items() if at <= fs._inodes.at(node.inode) < at + 512}
+        assert len(fs._inodes._together) == 16
+        fs.close()
+        assert {name: fs.lookup(fs.root, name) for name in nodes} == nodes
+        assert not fs._inodes._together, "who wants one name is not made to wait for all inodes"
+    blocks = HostFile.open(str(image))
+    broken = open_filesystem(Fault(blocks, bad=[(at, 512)]), SIGNATURE)
+    found = dict(broken.scan(broken.root))
+    assert {name for name, node in found.items() if node.reason} == beside
+    assert all(found[name] == nodes[name] for name in nodes.keys() - beside)
     blocks.close()
 
 

@@ -272,7 +272,7 @@ def _patched(image: Path, tmp_path: Path, name: str, kind: int, field: int, valu
     """A copy in which byte ``field`` of the first attribute of type ``kind`` of the root's file ``name`` is ``value``."""
     with opened(image) as fs:
         number = fs.lookup(fs.root, name).inode
-        ((_, at),) = fs._mft._table._runs.pieces(number * fs._boot.record_size, fs._boot.record_size)
+        ((_, at),) = fs._mft._table._inner._runs.pieces(number * fs._boot.record_size, fs._boot.record_size)
     raw = bytearray(image.read_bytes())
     offset = at + struct.unpack_from("<H", raw, at + 20)[0]
     while struct.unpack_from("<I", raw, offset)[0] != kind:
@@ -338,7 +338,7 @@ def test_a_bad_sector_costs_one_read(ntfs_image: Path) -> None:
         expected = read(deep, 0, deep.size)
         ((_, at),) = deep._runs.pieces(40_000 // 512 * 512, 512)
         number = resolve(fs, "resident").inode
-        ((_, record),) = fs._mft._table._runs.pieces(number * fs._boot.record_size, 512)
+        ((_, record),) = fs._mft._table._inner._runs.pieces(number * fs._boot.record_size, 512)
     broken = open_filesystem(Fault(blocks, bad=[(at, 512), (record, 512)]), SIGNATURE)
     content = broken.open(resolve(broken, "a/b/deep"))
     with pytest.raises(ReadFailed) as raised:

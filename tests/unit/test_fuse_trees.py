@@ -138,6 +138,29 @@ def test_reasons_are_attributes() -> None:
         tree.open(secret)
 
 
+def test_attributes_are_read_once_for_those_who_want_several() -> None:
+    asked: list[int] = []
+
+    class Counting(MemoryFileSystem):
+        def xattrs(self, node: Node) -> Mapping[str, bytes]:
+            asked.append(node.inode)
+            if len(asked) == 1:
+                raise ReadFailed("a bad sector")
+            return {"user.a": b"1", "security.selinux": b"label"} if len(asked) == 2 else {}
+
+    tree = TreeFs(Counting({"a": b"", "b": b""}))
+    first, second = (entry.attributes.number for entry in tree.readdir(ROOT))
+    with pytest.raises(ReadFailed):
+        tree.getxattr(first, b"user.a")
+    assert tree.getxattr(first, b"user.a") == b"1"
+    assert tree.getxattr(first, b"security.selinux") == b"label"
+    assert tree.listxattr(first) == [b"user.a", b"security.selinux"]
+    assert tree.listxattr(second) == []
+    with pytest.raises(NoAttribute):
+        tree.getxattr(second, b"security.selinux")
+    assert asked == [first - 2, first - 2, second - 2]
+
+
 def test_a_guest_does_not_speak_for_us() -> None:
     class Forged(MemoryFileSystem):
         def xattrs(self, node: Node) -> Mapping[str, bytes]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 
 from mntapi.blocks import Cache, read
-from mntapi.errors import Corrupt, MntapiError, NotFound, Unsupported
+from mntapi.errors import Corrupt, MntapiError, Unsupported
 from mntapi.filesystems.ext import xattr
 from mntapi.filesystems.ext.checksums import Checksums, check_extents, check_folder
 from mntapi.filesystems.ext.directory import list_inline, list_linear
 from mntapi.filesystems.ext.inode import Flag, Inode, parse_inode
+from mntapi.filesystems.ext.inode_table import InodeTable
 from mntapi.filesystems.ext.mapping import Mapper
 from mntapi.filesystems.ext.recovery import Log, Replayed
 from mntapi.filesystems.ext.superblock import (
@@ -20,7 +19,6 @@ from mntapi.filesystems.ext.superblock import (
     Incompat,
     ReadOnlyCompat,
     Superblock,
-    parse_inode_table,
     parse_superblock,
 )
 from mntapi.filesystems.kinds import check_is_file, check_is_link, target_of
@@ -32,12 +30,11 @@ from mntapi.units import SECTOR, align_up
 ROOT = 2
 FSCRYPT = "fscrypt"
 """``Node.reason`` of what is encrypted; the names in such a folder are shown encoded."""
-MAX_TABLES = 4096
-"""Block groups whose inode table is remembered; of 128 MiB each, if blocks have 4 KiB."""
 MAX_SYMLINK = 1 << 16
 """Bytes of a link's target; the kernel allows one block at most."""
 MAX_XATTR = 1 << 16
 """Bytes of one attribute's value, the limit of the kernel's interface (``XATTR_SIZE_MAX``)."""
+_SIZED = (FileKind.FILE, FileKind.DIRECTORY, FileKind.SYMLINK)
 
 
 def open_filesystem(blocks: Blocks, signature: Signature) -> ExtFileSystem:
@@ -66,12 +63,15 @@ class ExtFileSystem:
         self._volume = volume
         self._cache = Cache(volume)
         self._sb = superblock
-        self._table_at = lru_cache(maxsize=MAX_TABLES)(self._find_table)
+        self._has_large_folders = bool(superblock.incompat & Incompat.LARGEDIR)
+        self._has_huge_files = bool(superblock.read_only_compat & ReadOnlyCompat.HUGE_FILE)
         self._checksums = Checksums(superblock.checksum_seed) if superblock.checksum_seed is not None else None
+        self._inodes = InodeTable(self._cache, superblock, self._checksums)
+        self._last: tuple[int, Inode] | None = None
         self._folders = Folders(self._listing, self.node)
         self.root = self.node(ROOT)
         if self.root.kind is not FileKind.DIRECTORY:
-            raise Corrupt("the root inode is no folder", offset=self._inode_at(ROOT), found=self.root.kind)
+            raise Corrupt("the root inode is no folder", offset=self._inodes.at(ROOT), found=self.root.kind)
 
     @property
     def needs_recovery(self) -> bool:
@@ -99,20 +99,20 @@ class ExtFileSystem:
     def node(self, inode: int) -> Node:
         kind, found = self._used(inode)
         return Node(
-            inode=inode,
-            kind=kind,
-            size=self._size(found) if kind in (FileKind.FILE, FileKind.DIRECTORY, FileKind.SYMLINK) else 0,
-            mode=stat.S_IMODE(found.mode),
-            uid=found.uid,
-            gid=found.gid,
-            links=found.links,
-            allocated=self._allocated(found),
-            mtime_ns=found.mtime_ns,
-            atime_ns=found.atime_ns,
-            ctime_ns=found.ctime_ns,
-            birthtime_ns=found.birthtime_ns,
-            rdev=found.rdev,
-            reason=FSCRYPT if found.flags & Flag.ENCRYPT else None,
+            inode,
+            kind,
+            self._size(found, kind) if kind in _SIZED else 0,
+            found.mode & 0o7777,
+            found.uid,
+            found.gid,
+            found.links,
+            self._allocated(found, kind),
+            found.mtime_ns,
+            found.atime_ns,
+            found.ctime_ns,
+            found.birthtime_ns,
+            0 if kind in _SIZED else found.rdev,
+            FSCRYPT if found.flags & Flag.ENCRYPT else None,
         )
 
     def lookup(self, directory: Node, name: str) -> Node:
@@ -128,9 +128,9 @@ class ExtFileSystem:
     def readlink(self, link: Node) -> str:
         check_is_link(link)
         inode = self._plain(link.inode)
-        size = self._size(inode)
+        size = self._size(inode, FileKind.SYMLINK)
         if size > MAX_SYMLINK:
-            raise Corrupt("the target of a symbolic link is too long", offset=self._inode_at(link.inode), found=size)
+            raise Corrupt("the target of a symbolic link is too long", offset=self._inodes.at(link.inode), found=size)
         if self._is_fast_link(inode, size):
             return target_of(inode.block[:size])
         return target_of(read(self._content(link.inode, inode), 0, size))
@@ -158,49 +158,32 @@ class ExtFileSystem:
 
     def close(self) -> None:
         self._folders.clear()
-        self._table_at.cache_clear()
+        self._inodes.clear()
+        self._last = None
         self._cache.close()
 
-    def _inode_at(self, number: int) -> int:
-        """Byte of an inode on the volume."""
-        if not 1 <= number <= self._sb.inodes:
-            raise NotFound(f"there is no inode {number}", expected=f"1 to {self._sb.inodes}")
-        group, index = divmod(number - 1, self._sb.inodes_per_group)
-        return self._table_at(group) + index * self._sb.inode_size
-
-    def _find_table(self, group: int) -> int:
-        """Byte of a group's inode table on the volume."""
-        at = self._sb.descriptor_at(group)
-        descriptor = self._metadata(at, self._sb.descriptor_size)
-        table = parse_inode_table(descriptor)
-        if not 0 < table < self._sb.blocks:
-            raise Corrupt(
-                "an inode table outside the file system", offset=at, expected=f"1 to {self._sb.blocks - 1}", found=table
-            )
-        return table * self._sb.block_size
-
     def _inode(self, number: int) -> Inode:
-        return parse_inode(self._raw_inode(number))
-
-    def _raw_inode(self, number: int) -> bytes:
-        at = self._inode_at(number)
-        raw = self._metadata(at, self._sb.inode_size)
-        if self._checksums is not None and any(raw):
-            self._checksums.check_inode(raw, number, at)
-        return raw
+        """The inode. The last one is kept: whoever asks for its node asks for its attributes, contents or target next."""
+        last = self._last
+        if last is not None and last[0] == number:
+            return last[1]
+        inode = parse_inode(self._inodes.read(number))
+        self._last = number, inode
+        return inode
 
     def _checked(self, number: int, check: Callable[[bytes, int, int], None]) -> Callable[[bytes, int], None]:
         """What compares the checksums of blocks that belong to an inode: called with a block and its byte, for errors."""
         if self._checksums is None:
             return lambda raw, at: None
-        seed = self._checksums.of_inode(self._raw_inode(number), number)
+        seed = self._checksums.of_inode(self._inodes.read(number), number)
         return lambda raw, at: check(raw, seed, at)
 
     def _used(self, number: int) -> tuple[FileKind, Inode]:
         inode = self._inode(number)
-        if inode.kind is None or inode.links == 0:
-            raise Corrupt(f"inode {number} is not in use", offset=self._inode_at(number), found=oct(inode.mode))
-        return inode.kind, inode
+        kind = inode.kind
+        if kind is None or inode.links == 0:
+            raise Corrupt(f"inode {number} is not in use", offset=self._inodes.at(number), found=oct(inode.mode))
+        return kind, inode
 
     def _plain(self, number: int) -> Inode:
         _, inode = self._used(number)
@@ -208,30 +191,25 @@ class ExtFileSystem:
             raise Unsupported(f"inode {number} is encrypted", hint="the key is not on the disk", reason=FSCRYPT)
         return inode
 
-    def _metadata(self, at: int, length: int) -> bytes:
-        if at + length > self._volume.size:
-            raise Corrupt("the file system goes past the end of its volume", offset=at, expected=f"at most {self._volume.size}")
-        return self._cache.read(at, length)
-
     def _block(self, number: int) -> bytes:
-        return self._metadata(number * self._sb.block_size, self._sb.block_size)
+        return self._inodes.metadata(number * self._sb.block_size, self._sb.block_size)
 
-    def _size(self, inode: Inode) -> int:
+    def _size(self, inode: Inode, kind: FileKind | None) -> int:
         """The high half of a folder's size counts only with the feature for it; older systems kept something else there."""
-        wide = inode.kind is FileKind.FILE or self._sb.incompat & Incompat.LARGEDIR
-        size = inode.size | (inode.size_high << 32 if wide else 0)
+        wide = kind is FileKind.FILE or self._has_large_folders
+        size = inode.size | inode.size_high << 32 if wide else inode.size
         if size >> 63:
             raise Corrupt("an inode with an impossible size", expected="less than 2^63", found=size)
         return size
 
     def _sectors(self, inode: Inode) -> int:
-        huge = self._sb.read_only_compat & ReadOnlyCompat.HUGE_FILE
-        return inode.sectors if huge else inode.sectors & 0xFFFFFFFF
+        return inode.sectors if self._has_huge_files else inode.sectors & 0xFFFFFFFF
 
-    def _allocated(self, inode: Inode) -> int:
+    def _allocated(self, inode: Inode, kind: FileKind) -> int:
         """As fs/ext4/inode.c ``ext4_file_getattr``: an inline file counts too, or programs would take it for a hole."""
-        stored = self._sectors(inode) * (self._sb.block_size if inode.flags & Flag.HUGE_FILE else SECTOR)
-        inline = inode.flags & Flag.INLINE_DATA and inode.kind is FileKind.FILE
+        flags = inode.flags
+        stored = self._sectors(inode) * (self._sb.block_size if flags & Flag.HUGE_FILE else SECTOR)
+        inline = flags & Flag.INLINE_DATA and kind is FileKind.FILE
         return stored + align_up(inode.size, SECTOR) if inline else stored
 
     def _is_fast_link(self, inode: Inode, size: int) -> bool:
@@ -241,12 +219,12 @@ class ExtFileSystem:
         return self._sectors(inode) == (self._sb.cluster_size // SECTOR if inode.acl_block else 0)
 
     def _content(self, number: int, inode: Inode) -> Blocks:
-        size = self._size(inode)
+        size = self._size(inode, inode.kind)
         if inode.flags & Flag.INLINE_DATA:
             content = b"".join(self._inline(number, inode))
             if len(content) < size:
                 raise Corrupt(
-                    "inline data ends before the file", offset=self._inode_at(number), expected=size, found=len(content)
+                    "inline data ends before the file", offset=self._inodes.at(number), expected=size, found=len(content)
                 )
             return Memory(content[:size], self._volume.sector_size)
         runs = self._runs(number, inode, size)
@@ -272,22 +250,22 @@ class ExtFileSystem:
         return inode.block, b""
 
     def _body_at(self, number: int, inode: Inode) -> int:
-        return self._inode_at(number) + self._sb.inode_size - len(inode.body)
+        return self._inodes.at(number) + self._sb.inode_size - len(inode.body)
 
     def _value(self, number: int, size: int) -> bytes:
         """An attribute's value that is an inode of its own."""
         if size > MAX_XATTR:
             raise Corrupt("the value of an extended attribute is too long", expected=f"at most {MAX_XATTR}", found=size)
         inode = self._inode(number)
-        if not inode.flags & Flag.EA_INODE or self._size(inode) < size:
-            raise Corrupt(f"inode {number} holds no attribute value of {size} bytes", offset=self._inode_at(number))
+        if not inode.flags & Flag.EA_INODE or self._size(inode, inode.kind) < size:
+            raise Corrupt(f"inode {number} holds no attribute value of {size} bytes", offset=self._inodes.at(number))
         return read(self._content(number, inode), 0, size)
 
     def _listing(self, directory: Node) -> Iterator[Listed]:
         inode = self._inode(directory.inode)
         encrypted = bool(inode.flags & Flag.ENCRYPT)
         if inode.flags & Flag.INLINE_DATA:
-            return list_inline(*self._inline(directory.inode, inode), at=self._inode_at(directory.inode), encrypted=encrypted)
+            return list_inline(*self._inline(directory.inode, inode), at=self._inodes.at(directory.inode), encrypted=encrypted)
         content = self._content(directory.inode, inode)
         check = self._checked(directory.inode, check_folder)
-        return list_linear(content, self._sb.block_size, self._volume.size, check, encrypted=encrypted)
+        return self._inodes.ahead(list_linear(content, self._sb.block_size, self._volume.size, check, encrypted=encrypted))

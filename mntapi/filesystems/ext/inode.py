@@ -15,8 +15,8 @@ from mntapi.filesystems.kinds import kind_of_mode
 from mntapi.types import FileKind
 
 BASE_SIZE = 128
-_BASE = struct.Struct("<2H 5I 2H 2I 4x 60s 4x 3I 4H 4x")
-_EXTRA = struct.Struct("<H 2x 5I")
+_BASE = struct.Struct("<2H I 3i I 2H 2I 4x 60s 4x 2I 4x 4H 4x")
+_EXTRA = struct.Struct("<H 2x 3I i I")
 """From byte 128 on: how much of it is used, then the high halves of the times."""
 _WORDS = struct.Struct("<2I")
 
@@ -72,34 +72,34 @@ class Inode(NamedTuple):
 
 def parse_inode(raw: bytes) -> Inode:
     """The inode in ``raw``, 128 bytes or as many as the superblock says."""
-    fields = _BASE.unpack(raw[:BASE_SIZE])
-    mode, uid, size, atime, ctime, mtime, _deleted, gid, links, sectors, flags, block, acl, size_high = fields[:14]
-    sectors_high, acl_high, uid_high, gid_high = fields[15:]
+    (
+        mode, uid, size, atime, ctime, mtime, _deleted, gid, links, sectors, flags, block, acl, size_high,
+        sectors_high, acl_high, uid_high, gid_high,
+    ) = _BASE.unpack_from(raw)  # fmt: skip
     extra_size = 0
     ctime_extra = mtime_extra = atime_extra = birth = birth_extra = 0
     if len(raw) > BASE_SIZE:
         extra_size, ctime_extra, mtime_extra, atime_extra, birth, birth_extra = _EXTRA.unpack_from(raw, BASE_SIZE)
         extra_size = min(extra_size, len(raw) - BASE_SIZE)
     return Inode(
-        mode=mode,
-        uid=uid | uid_high << 16,
-        gid=gid | gid_high << 16,
-        size=size,
-        size_high=size_high,
-        links=links,
-        sectors=sectors | sectors_high << 32,
-        flags=flags,
-        acl_block=acl | acl_high << 32,
-        block=block,
-        atime_ns=_time_ns(atime, atime_extra if extra_size >= 16 else 0),
-        ctime_ns=_time_ns(ctime, ctime_extra if extra_size >= 8 else 0),
-        mtime_ns=_time_ns(mtime, mtime_extra if extra_size >= 12 else 0),
-        birthtime_ns=_time_ns(birth, birth_extra) if extra_size >= 24 else None,
-        body=raw[BASE_SIZE + extra_size :],
+        mode,
+        uid | uid_high << 16,
+        gid | gid_high << 16,
+        size,
+        size_high,
+        links,
+        sectors | sectors_high << 32,
+        flags,
+        acl | acl_high << 32,
+        block,
+        _time_ns(atime, atime_extra if extra_size >= 16 else 0),
+        _time_ns(ctime, ctime_extra if extra_size >= 8 else 0),
+        _time_ns(mtime, mtime_extra if extra_size >= 12 else 0),
+        _time_ns(birth, birth_extra) if extra_size >= 24 else None,
+        raw[BASE_SIZE + extra_size :],
     )
 
 
 def _time_ns(seconds: int, extra: int) -> int:
-    """Seconds are signed; the low two bits of ``extra`` carry them past 2038, the rest are nanoseconds."""
-    signed = seconds - (1 << 32) if seconds & 1 << 31 else seconds
-    return (signed + ((extra & 3) << 32)) * 1_000_000_000 + (extra >> 2)
+    """The low two bits of ``extra`` carry the seconds, which are signed, past 2038; the rest are nanoseconds."""
+    return (seconds + ((extra & 3) << 32)) * 1_000_000_000 + (extra >> 2) if extra else seconds * 1_000_000_000

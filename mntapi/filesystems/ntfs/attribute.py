@@ -113,7 +113,7 @@ def parse_list(raw: bytes) -> Iterator[int]:
 
 def join(pieces: Sequence[Attribute], cluster_size: int, volume_size: int) -> Stream:
     """The stream that ``pieces`` (all of one type and name, at least one) make up. Raises as ``unpack_runs``."""
-    first = min(pieces, key=lambda piece: piece.runs.lowest_vcn if piece.runs else 0)
+    first = pieces[0] if len(pieces) == 1 else min(pieces, key=lambda piece: piece.runs.lowest_vcn if piece.runs else 0)
     if first.runs is None:
         size = len(first.value)
         return Stream(first.name, first.flags, first.value, None, size, size, -(-size // 512) * 512)

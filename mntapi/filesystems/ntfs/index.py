@@ -20,6 +20,7 @@ DOS_NAMESPACE = 2
 """An 8.3 name beside a long one."""
 _INDEX = struct.Struct("<2I")
 _ENTRY = struct.Struct("<Q3H2x")
+_FILE_NAME = struct.Struct("<Q48xI")
 _REPARSE_KEY = struct.Struct("<IQ")
 _LAST = 0x2
 _NAME_AT = 66
@@ -93,7 +94,7 @@ def _entries(raw: bytes, header: int, at: int, parse: Callable[[bytes, int, int]
 
 def _file_name(key: bytes, reference: int, at: int) -> IndexEntry:
     _check_whole(key, at)
-    parent, attributes = struct.unpack_from("<Q48xI", key)
+    parent, attributes = _FILE_NAME.unpack_from(key)
     return IndexEntry(reference, parent, bool(attributes & _DIRECTORY), key[65], utf8(key[_NAME_AT : _NAME_AT + 2 * key[64]]))
 
 

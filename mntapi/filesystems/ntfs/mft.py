@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from mntapi.blocks import Cache, read
 from mntapi.errors import Corrupt, NotFound
@@ -18,16 +18,19 @@ NUMBER = (1 << 48) - 1
 """A file reference is a record number, with the record's sequence number in the upper 16 bits."""
 
 
-class File(NamedTuple):
+class File:
     """A file's records, read: what every question about it starts from."""
 
-    number: int
-    links: int
-    attributes: tuple[Attribute, ...]
+    def __init__(self, number: int, attributes: Sequence[Attribute]) -> None:
+        self.number = number
+        self.attributes = attributes
+        self._pieces: dict[tuple[int, str], list[Attribute]] = {}
+        for item in attributes:
+            self._pieces.setdefault((item.type, item.name), []).append(item)
 
-    def pieces(self, kind: int, name: str = "") -> list[Attribute]:
+    def pieces(self, kind: int, name: str = "") -> Sequence[Attribute]:
         """All attributes of that type and name; more than one are pieces of one stream."""
-        return [item for item in self.attributes if item.type == kind and item.name == name]
+        return self._pieces.get((kind, name), ())
 
 
 class Mft:
@@ -41,12 +44,12 @@ class Mft:
     def __init__(self, volume: Blocks, boot: Boot) -> None:
         self._volume = volume
         self._boot = boot
-        self._cache = Cache(volume)
+        self._last: tuple[int, File] | None = None
         if boot.mft_at + boot.record_size > volume.size:
             raise Corrupt("$MFT lies outside the volume", offset=48, expected=f"at most {volume.size}", found=boot.mft_at)
-        self._table = self._read_table(self._parse(read(self._cache, boot.mft_at, boot.record_size), boot.mft_at))
+        self._table = self._read_table(self._parse(read(volume, boot.mft_at, boot.record_size), boot.mft_at))
 
-    def _read_table(self, first: Record) -> Blocks:
+    def _read_table(self, first: Record) -> Cache:
         """``$MFT`` itself, whose later pieces are named by records in its earlier ones."""
         pieces = [item for item in first.attributes if item.type == DATA and not item.name]
         if not pieces or pieces[0].runs is None:
@@ -58,9 +61,9 @@ class Mft:
             self._table = self._map_table(pieces, size)
         return self._table
 
-    def _map_table(self, pieces: list[Attribute], size: int) -> Blocks:
-        self._runs = unpack_runs(pieces, self._boot.cluster_size, self._volume.size)
-        return RunBlocks(self._cache, self._runs, min(self._runs.size, size))
+    def _map_table(self, pieces: list[Attribute], size: int) -> Cache:
+        runs = unpack_runs(pieces, self._boot.cluster_size, self._volume.size)
+        return Cache(RunBlocks(self._volume, runs, min(runs.size, size)))
 
     @property
     def count(self) -> int:
@@ -68,7 +71,18 @@ class Mft:
         return self._table.size // self._boot.record_size
 
     def file(self, reference: int) -> File:
-        """The file of that record number; the upper 16 bits, if any is set, must be its sequence number."""
+        """The file of that record number; the upper 16 bits, if any is set, must be its sequence number.
+
+        The last one is kept: whoever asks for a file's node asks for its attributes, contents or target next.
+        """
+        last = self._last
+        if last is not None and last[0] == reference:
+            return last[1]
+        file = self._read_file(reference)
+        self._last = reference, file
+        return file
+
+    def _read_file(self, reference: int) -> File:
         number, sequence = reference & NUMBER, reference >> 48
         record = self._record(number)
         at = number * self._boot.record_size
@@ -81,7 +95,7 @@ class Mft:
         attributes = record.attributes
         for other in self._continued(record.attributes, number):
             attributes += self._extension(other, number)
-        return File(number, record.links, attributes)
+        return File(number, attributes)
 
     def _extension(self, number: int, base: int) -> tuple[Attribute, ...]:
         record = self._record(number)
@@ -110,12 +124,7 @@ class Mft:
         size = self._boot.record_size
         if not 0 <= number < self.count:
             raise NotFound(f"there is no record {number} in $MFT", expected=f"less than {self.count}")
-        return self._parse(self._raw(number * size, size), number * size)
-
-    def _raw(self, offset: int, size: int) -> bytes:
-        """A part of the table: at once from the cache where it is in one piece, as nearly every record is."""
-        count, source = next(self._runs.pieces(offset, size))
-        return self._cache.read(source, size) if count == size and source is not None else read(self._table, offset, size)
+        return self._parse(self._table.read(number * size, size), number * size)
 
     def _parse(self, raw: bytes, at: int) -> Record:
         return parse_record(apply_fixups(raw, b"FILE", at), at)
@@ -125,7 +134,7 @@ class Mft:
         pieces = file.pieces(kind, name)
         return self._join(pieces) if pieces else None
 
-    def _join(self, pieces: list[Attribute]) -> Stream:
+    def _join(self, pieces: Sequence[Attribute]) -> Stream:
         return join(pieces, self._boot.cluster_size, self._volume.size)
 
     def content(self, stream: Stream) -> Blocks:
@@ -136,4 +145,5 @@ class Mft:
 
     def close(self) -> None:
         """Forget what was cached."""
-        self._cache.close()
+        self._last = None
+        self._table.close()

@@ -6,7 +6,6 @@ Source: Linux-NTFS project documentation, "FILE Record", "Attribute Header", "Fi
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from mntapi.errors import Corrupt
@@ -18,8 +17,9 @@ MAX_ATTRIBUTES = 4096
 """Attributes in one record; the smallest has 16 bytes and the largest record 64 KiB."""
 _GUARD = struct.Struct("<4s2H")
 _RECORD = struct.Struct("<16x4H2I Q")
-_ATTRIBUTE = struct.Struct("<2I2B3H")
-_RESIDENT = struct.Struct("<IH")
+_ATTRIBUTE = struct.Struct("<2I2B3H IH")
+"""The last two, size and place of the value, only in resident ones."""
+_END = b"\xff\xff\xff\xff"
 _NONRESIDENT = struct.Struct("<2QHB5x3Q")
 
 
@@ -101,38 +101,40 @@ def parse_record(raw: bytes, at: int) -> Record:
     return Record(sequence, links, flags, base, attributes)
 
 
-def _attributes(raw: bytes, offset: int, at: int) -> Iterator[Attribute]:
-    for _ in range(MAX_ATTRIBUTES):
-        if offset + 4 > len(raw):
-            raise Corrupt("the attributes of a record have no end", offset=at + offset)
-        if raw[offset : offset + 4] == b"\xff\xff\xff\xff":
-            return
+def _attributes(raw: bytes, offset: int, at: int) -> list[Attribute]:
+    found: list[Attribute] = []
+    while raw[offset : offset + 4] != _END and len(found) < MAX_ATTRIBUTES:
         if offset + _ATTRIBUTE.size > len(raw):
-            raise Corrupt("an attribute is cut off", offset=at + offset)
-        header = _ATTRIBUTE.unpack_from(raw, offset)
-        length = header[1]
-        if length < _ATTRIBUTE.size + _RESIDENT.size or length % 8 or offset + length > len(raw):
+            missing = "an attribute is cut off" if offset + 4 <= len(raw) else "the attributes of a record have no end"
+            raise Corrupt(missing, offset=at + offset)
+        kind, length, nonresident, name_length, name_at, flags, identifier, size, value_at = _ATTRIBUTE.unpack_from(raw, offset)
+        end = offset + length
+        if length < _ATTRIBUTE.size or length % 8 or end > len(raw):
             raise Corrupt(
                 "an attribute lies outside its record",
                 offset=at + offset,
                 expected=f"at most {len(raw) - offset}",
                 found=length,
             )
-        yield _attribute(header, raw[offset : offset + length], at + offset)
-        offset += length
+        name = _name(raw[offset:end], name_at, name_length, at + offset) if name_length else ""
+        if nonresident:
+            found.append(Attribute(kind, name, flags, identifier, b"", _nonresident(raw[offset:end], at + offset)))
+        elif value_at + size > length:
+            raise Corrupt(
+                "a resident attribute is cut off", offset=at + offset, expected=f"at most {length - value_at}", found=size
+            )
+        else:
+            value_at += offset
+            found.append(Attribute(kind, name, flags, identifier, raw[value_at : value_at + size], None))
+        offset = end
+    return found
 
 
-def _attribute(header: tuple[int, ...], raw: bytes, at: int) -> Attribute:
-    kind, _, nonresident, name_length, name_at, flags, identifier = header
-    if name_at + 2 * name_length > len(raw):
+def _name(raw: bytes, name_at: int, length: int, at: int) -> str:
+    name = raw[name_at : name_at + 2 * length]
+    if len(name) < 2 * length:
         raise Corrupt("the name of an attribute is cut off", offset=at)
-    name = raw[name_at : name_at + 2 * name_length].decode("utf-16-le", "surrogatepass") if name_length else ""
-    if not nonresident:
-        size, value_at = _RESIDENT.unpack_from(raw, 16)
-        if value_at + size > len(raw):
-            raise Corrupt("a resident attribute is cut off", offset=at, expected=f"at most {len(raw) - value_at}", found=size)
-        return Attribute(kind, name, flags, identifier, raw[value_at : value_at + size], None)
-    return Attribute(kind, name, flags, identifier, b"", _nonresident(raw, at))
+    return name.decode("utf-16-le", "surrogatepass")
 
 
 def _nonresident(raw: bytes, at: int) -> Nonresident:

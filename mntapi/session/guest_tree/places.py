@@ -172,6 +172,7 @@ def outer(index: int, node: Node) -> Node:
     """A file system's node with the number it has in the tree; inner number 0 is kept for what stands in for a file system."""
     if not 0 <= node.inode + 1 < MAX_INNER:
         raise Corrupt(f"inode number {node.inode} is wider than any file system has")
-    is_stand_in = not node.links and node.reason in (DAMAGED, UNREADABLE)
-    links = 1 if is_stand_in and index + 1 >= _STAND_INS else node.links
-    return node._replace(inode=(index + 1) << SHIFT | node.inode + 1, links=links)
+    number = (index + 1) << SHIFT | node.inode + 1
+    if not node.links and index + 1 >= _STAND_INS and node.reason in (DAMAGED, UNREADABLE):
+        node = node._replace(links=1)
+    return Node(number, *node[1:])  # _replace takes half as long again

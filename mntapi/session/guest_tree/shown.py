@@ -63,8 +63,9 @@ class ShownTree:
         return self._number(self._tree.lookup(self._enter(directory), name), directory)
 
     def scan(self, directory: Node) -> Iterator[Entry]:
-        for name, node in self._tree.scan(self._enter(directory)):
-            yield Entry(name, self._number(node, directory) if node.kind in _NUMBERED else node)
+        for entry in self._tree.scan(self._enter(directory)):
+            name, node = entry
+            yield Entry(name, self._number(node, directory)) if node.kind in _NUMBERED else entry
 
     def open(self, file: Node) -> Blocks:
         return self._tree.open(_inner(file))
