@@ -1,6 +1,6 @@
 """The C library ISA-L, where the host has it: the processor's vector instructions for what Python does slowly.
 
-Checksums (``mntapi.crc32c``) and parity (``mntapi.volumes.raid.isal``) use it, and do without it where it is absent. ctypes is
+Checksums (``mntapi.crc32c``) and parity (``mntapi.galois.isal``) use it, and do without it where it is absent. ctypes is
 imported when it is first asked for; a worker, which cannot open files later, asks before.
 
 Source: ``crc.h`` of ISA-L 2.30.

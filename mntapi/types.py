@@ -135,9 +135,12 @@ class VolumeState(enum.StrEnum):
     OK = "ok"
     DIRTY = "dirty"
     """Readable, but its journal was not empty: the newest changes are not shown."""
+    DEGRADED = "degraded"
+    """Every byte is readable, by redundancy that the volume has lost a part of: a member is missing or out of date."""
     DAMAGED = "damaged"
     INCOMPLETE = "incomplete"
-    """A member is missing, or the volume goes past the end of its disk."""
+    """A part cannot be read, or only as it once was: a member is missing that nothing replaces, a copy is out of date, or the
+    volume goes past the end of its disk."""
     ENCRYPTED = "encrypted"
     UNSUPPORTED = "unsupported"
     """Recognised, and no reader for it in this version; the raw bytes can still be presented."""

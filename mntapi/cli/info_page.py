@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from shutil import get_terminal_size
 
 from mntapi.cli.info_guests import heading, mounted_at, short
+from mntapi.cli.info_troubles import troubles
 from mntapi.cli.output import escape, table, text_width
 from mntapi.session.diskset import Content, DiskSet
 from mntapi.session.stack import Branch, Stack
@@ -20,11 +21,6 @@ _USED, _FREE = 4, 5
 _BAR = 10
 """Characters of a bar."""
 _MAX_NAMES = 3
-_ADVICE = {
-    VolumeState.ENCRYPTED: "encrypted: --key VOLUME:FILE opens it, FILE holding the key",
-    VolumeState.INCOMPLETE: "incomplete: give all disks of the machine, each with -d",
-    VolumeState.DIRTY: "dirty: the newest changes may be in the journal; mount --via kernel --overlay memory replays it",
-}
 
 
 def page(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
@@ -41,7 +37,7 @@ def page(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
     yield from _fitting(rows, columns)
     if verbose:
         yield from _details(disk_set)
-    yield from _troubles(disk_set, verbose=verbose)
+    yield from troubles(disk_set, verbose=verbose)
 
 
 def _fitting(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> list[str]:
@@ -135,22 +131,3 @@ def _details(disk_set: DiskSet) -> Iterator[str]:
         start = "" if volume.offset is None else f"byte {volume.offset} of disk{volume.disk}"
         said = {"starts at": start, "uuid": (signature.uuid or "") if signature else "", **volume.details}
         yield from (f"       {escape(name)}: {escape(value)}" for name, value in said.items() if value)
-
-
-def _troubles(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
-    """What is not as it should be, each with its reason and what can be done."""
-    contents = [(volume, disk_set.content(volume)) for volume in disk_set.volumes]
-    unknown = sum(content.state is VolumeState.UNKNOWN for _volume, content in contents)
-    troubled = [(one, one.state, one.reason) for one in disk_set.containers if one.reason]
-    troubled += [
-        (volume, content.state, content.reason)
-        for volume, content in contents
-        if content.reason and (verbose or content.state is not VolumeState.UNKNOWN or unknown <= _MAX_NAMES)
-    ]
-    if troubled or unknown > _MAX_NAMES:
-        yield ""
-    for volume, state, reason in troubled:
-        yield f"{escape(volume.name)}  {state.value}: {escape(reason or '')}"
-    yield from (f"hint: {advice}" for state, advice in _ADVICE.items() if any(one[1] is state for one in troubled))
-    if unknown > _MAX_NAMES and not verbose:
-        yield f"{unknown} volumes hold nothing that is known; -v shows how they begin"

@@ -86,6 +86,14 @@ def is_table(sector: bytes) -> bool:
     return all(entry.boot in (0x00, 0x80) for entry in entries) and any(entry.is_used for entry in entries)
 
 
+def has_partition_at(sector: bytes, unit: int, offset: int) -> bool:
+    """Whether it is a table one of whose partitions has byte ``offset`` of the disk; ``unit``: bytes in a sector of that."""
+    return is_table(sector) and any(
+        entry.first_sector * unit <= offset < (entry.first_sector + entry.sector_count) * unit
+        for entry in parse_record(sector).entries
+    )
+
+
 def is_filesystem(sector: bytes) -> bool:
     """Whether it is the boot sector of NTFS, exFAT, BitLocker or FAT, of 512 bytes at least."""
     return sector[3:11] in _NAMES or (sector[54:62] not in _NOT_FAT and _has_fat_parameters(sector))

@@ -3,7 +3,7 @@
 A volume is offered to the schemes in the order of the table, and the first that claims it gets it. When all have been offered,
 each scheme that got something is asked for its volumes, and those are offered in turn. Members of one volume may be found at
 different depths (a volume group on a whole disk and on a partition of another), so a scheme is asked again with all it has
-claimed, and an incomplete volume is looked into only when no complete one is left that could bring the missing member.
+claimed, and a volume that lacks something is looked into only when no complete one is left that could bring the missing member.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple, cast
 
-from mntapi.errors import MntapiError, Unsupported
+from mntapi.errors import MntapiError, ReadFailed, Unsupported
 from mntapi.keys import Keys
 from mntapi.types import Blocks, Image, KeyedScheme, Scheme, Volume, VolumeState
 from mntapi.volumes.disks import path_of, whole_disks
@@ -24,6 +24,7 @@ SCHEMES = (
     "mntapi.volumes.md",
     "mntapi.volumes.ldm",
     "mntapi.volumes.spaces",
+    "mntapi.volumes.named.at_end",
     "mntapi.volumes.luks",
     "mntapi.volumes.bitlocker",
     "mntapi.volumes.lvm",
@@ -33,7 +34,8 @@ SCHEMES = (
     "mntapi.volumes.vss",
 )
 """Modules, each a ``Scheme``, imported by the first scan. What has a superblock of its own goes before partition tables: a
-mirror with its superblock at the end shows its array's table at the start of each member."""
+mirror with its superblock at the end shows its array's table at the start of each member. MD goes before DRBD, which is made on
+arrays, and at the end of their members too, where those have their superblock at the start."""
 
 MAX_ROUNDS = 32
 """Times the loop goes round, and so the depth of nesting. LVM in LUKS in LVM on MD on a partition takes 6."""
@@ -41,7 +43,11 @@ MAX_ROUNDS = 32
 MAX_VOLUMES = 8192
 """Volumes in a scan, containers and disks included."""
 
-_LOOK_INSIDE = frozenset({VolumeState.OK, VolumeState.DIRTY, VolumeState.INCOMPLETE})
+_LACKING = frozenset({VolumeState.DEGRADED, VolumeState.INCOMPLETE})
+"""What another member may still make whole."""
+_LOOK_INSIDE = _LACKING | {VolumeState.OK, VolumeState.DIRTY}
+_ENDS_EARLY = frozenset({"disk", "partition"})
+"""Kinds that are incomplete only by being too short."""
 _FLAT = frozenset({"vss"})
 """Kinds that nothing nests in: copies of a file system, hundreds of them on a volume."""
 
@@ -110,9 +116,21 @@ class _Scan:
 
     def found(self) -> Found:
         """What was found: what is not a member of another, each with a name of its own, and what is."""
+        for volume in self._found.values():
+            self._found[volume.id] = self._with_trouble_below(volume)
         members = {member for volume in self._found.values() for member in volume.members} - self._cut_short
         leaves = sorted((volume for volume in self._found.values() if volume.id not in members), key=_by_disk)
         return Found(_distinctly_named(leaves), [volume for volume in self._found.values() if volume.id in members])
+
+    def _with_trouble_below(self, volume: Volume) -> Volume:
+        """The volume, INCOMPLETE if what it lies on is: its scheme took those bytes as they come. Of a partition or disk that
+        is cut off schemes see the end, and say themselves which of their volumes that concerns."""
+        below = [self._found[member] for member in volume.members if member in self._found]
+        lacking = [one.name for one in below if one.state is VolumeState.INCOMPLETE and one.kind not in _ENDS_EARLY]
+        if not lacking or volume.state not in (VolumeState.OK, VolumeState.DIRTY):
+            return volume
+        reason = f"lies on {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} incomplete"
+        return replace(volume, state=VolumeState.INCOMPLETE, reason=_joined(volume.reason, reason))
 
     def _ready(self) -> list[Volume]:
         waiting = [
@@ -120,7 +138,7 @@ class _Scan:
             for volume in self._found.values()
             if volume.id not in self._examined and volume.state in _LOOK_INSIDE and volume.kind not in _FLAT
         ]
-        return [volume for volume in waiting if volume.state is not VolumeState.INCOMPLETE] or waiting
+        return [volume for volume in waiting if volume.state not in _LACKING] or waiting
 
     def _round(self, ready: Sequence[Volume]) -> None:
         claimed = set()
@@ -190,10 +208,12 @@ class _Scan:
                 self._note(container, _too_many())
 
     def _note(self, volume: Volume, error: MntapiError) -> None:
-        """Keep the error with the volume: its state and reason."""
+        """Keep the error with the volume: its state and reason. That what it lacks cannot be read, is no news."""
         path = None if volume.disk is None else self._paths[volume.disk]
         text = str(error) if error.path or not path else f"{path}: {error}"
         volume = self._found[volume.id]
+        if volume.state is VolumeState.INCOMPLETE and isinstance(error, ReadFailed) and not error.path:
+            return
         state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
         self._found[volume.id] = replace(
             volume,

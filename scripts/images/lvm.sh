@@ -4,6 +4,7 @@
 # Needs: libguestfs-tools, gdisk, xz-utils, python3. Takes ten minutes under software emulation. Result: tests/golden/lvm.
 set -euo pipefail
 golden=$(realpath "$(dirname "$0")/../../tests/golden")/lvm
+guest=$(realpath "$(dirname "$0")/guest")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -15,36 +16,12 @@ for disk in 0 1 2 3 4 5; do
 done
 truncate -s 6M disk6.img
 truncate -s 16M results.img
-# Each block of 4 KiB begins with its number, so that a block in the wrong place shows; the rest is zeros, so that it compresses.
-python3 - > pattern.img <<'PY'
-import sys
-for number in range(1, 96 * 256 + 1):
-    sys.stdout.buffer.write((b"%08x" % number).ljust(4096, b"\0"))
-PY
+python3 "$guest/pattern.py" 24576 > pattern.img
 
 mkdir in
 cat > in/run.sh <<'VM'
-set -x
-export LVM_SYSTEM_DIR=/tmp/lvm LVM_SUPPRESS_FD_WARNINGS=1
-mkdir -p $LVM_SYSTEM_DIR /tmp/out /tmp/disks /run/lock/lvm
-# The kernel names disks in the order in which it finds them: names of our own, in the order of their addresses.
-for block in /sys/block/sd*; do
-    address=$(basename $(readlink $block/device))
-    letter=$(echo abcdefghijk | cut -c$(($(echo $address | cut -d: -f3) + 1)))
-    for part in $block $block/sd*; do
-        [ -e $part/dev ] || continue
-        suffix=$(basename $part)
-        mknod /tmp/disks/sd$letter${suffix#$(basename $block)} b $(tr : ' ' < $part/dev)
-    done
-done
-ls -l /tmp/disks
-cat > $LVM_SYSTEM_DIR/lvm.conf <<'CONF'
-devices { use_devicesfile = 0 pv_min_size = 512 scan = [ "/tmp/disks" ] global_filter = [ "a|^/tmp/disks/sd[a-g]|", "r|.*|" ] }
-global { use_lvmpolld = 0 event_activation = 0 }
-activation { monitoring = 0 raid_region_size = 64 mirror_region_size = 64 }
-backup { backup = 0 archive = 0 }
-CONF
-for module in dm-raid raid456 raid10 raid1 dm-mirror dm-snapshot; do modprobe $module; done
+pvs='sd[a-g]'
+. ./lvm-setup
 
 # fill VG/LV: its own stretch of the pattern disk.
 count=0
@@ -178,6 +155,7 @@ vgs --devices /tmp/disks/sdd4 --devices /tmp/disks/sde4
 vgchange -qq -ay raid-set
 vgchange -qq -ay plain
 sums raid-set raid-set.sums
+lvchange -qq -an plain/renumbered && lvchange -qq -ay plain/renumbered  # only now it has the size that lvs says
 sums plain plain.sums
 for type in lvs vgs pvs; do
     case $type in
@@ -192,13 +170,14 @@ vgchange -qq -an plain
 vgexport -qq --devices /tmp/disks/sde4 twin
 report
 VM
-tar -cf in.tar -C in run.sh
+cp "$guest/lvm-setup" in
+tar -cf in.tar -C in run.sh lvm-setup
 
 export LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg
 nice -n 5 guestfish --format=raw -a disk0.img -a disk1.img -a disk2.img -a disk3.img -a disk4.img -a disk5.img -a disk6.img \
     -a pattern.img -a in.tar -a results.img > guestfish.log 2>&1 <<'FISH' || true
 run
-debug sh "cd /tmp; for disk in /dev/sd?; do tar -xf $disk run.sh 2>/dev/null && break; done; sh run.sh > /tmp/log 2>&1; true"
+debug sh "cd /tmp; for disk in /dev/sd?; do tar -xf $disk run.sh lvm-setup 2>/dev/null && break; done; sh run.sh > /tmp/log 2>&1; true"
 FISH
 tar -xf results.img || { cat guestfish.log; exit 1; }
 grep -H FAILED out/log && exit 1

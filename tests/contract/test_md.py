@@ -32,11 +32,11 @@ CHANGED = "sha256 changed"
 
 UNREAD = {"journal-r5": "write journal", "reshape-r5": "reshape"}
 AS_IT_IS = {
-    "stale-r1": VolumeState.INCOMPLETE,
-    "stale-r5": VolumeState.INCOMPLETE,
-    "stale-09": VolumeState.INCOMPLETE,
-    "rebuild-r1": VolumeState.INCOMPLETE,
-    "rebuild-r5": VolumeState.INCOMPLETE,
+    "stale-r1": VolumeState.DEGRADED,
+    "stale-r5": VolumeState.DEGRADED,
+    "stale-09": VolumeState.DEGRADED,
+    "rebuild-r1": VolumeState.DEGRADED,
+    "rebuild-r5": VolumeState.DEGRADED,
 }
 """States of what is not OK."""
 
@@ -128,8 +128,9 @@ def test_degraded(partitions: dict[str, list[Volume]], case: str, without: str) 
     assert sha256(volume.blocks) == facts["sha256"]
     is_member = CASES[case][f"examine {without[0]}"].find("Device Role : spare") < 0
     if is_member:
-        assert volume.state is VolumeState.INCOMPLETE
-        assert (volume.reason or "").startswith("degraded: member")
+        is_sure = "not shut down cleanly" not in (volume.reason or "")
+        assert volume.state is (VolumeState.DEGRADED if is_sure else VolumeState.INCOMPLETE)
+        assert (volume.reason or "").startswith("member")
 
 
 @pytest.mark.parametrize("case", [case for case in PARTITIONED if "detail whole" in CASES[case]])
@@ -202,7 +203,7 @@ def test_a_table_inside_a_mirror_of_whole_disks(disks: dict[str, HostFile]) -> N
     array = next(volume for volume in found.containers if volume.kind == "md")
     assert sha256(array.blocks) == CASES["whole"]["sha256 whole"]["sha256"]
     (alone,) = [volume for volume in find_volumes([disks["whole1"]]).containers if volume.kind == "md"]
-    assert (alone.state, sha256(alone.blocks)) == (VolumeState.INCOMPLETE, CASES["whole"]["sha256 whole"]["sha256"])
+    assert (alone.state, sha256(alone.blocks)) == (VolumeState.DEGRADED, CASES["whole"]["sha256 whole"]["sha256"])
 
 
 @pytest.mark.parametrize(("name", "word"), [("imsm", "IMSM"), ("ddf", "DDF")])
@@ -250,6 +251,7 @@ def test_a_missing_member_is_named_by_its_number(partitions: dict[str, list[Volu
             device = int.from_bytes(read(left_out.blocks, 4096 + 160, 4), "little")
             volume = array_of(partitions[case], without=str(number))
             assert f"member {number} (device number {device}) of {len(partitions[case])} is " in (volume.reason or "")
+            assert volume.state is VolumeState.DEGRADED
             assert (volume.reason or "").endswith(f"missing from array {volume.id.removeprefix('md:')}")
             assert volume.details["missing"] == f"{number} (device number {device})"
 
@@ -260,5 +262,5 @@ def test_a_copied_disk(disks: dict[str, HostFile]) -> None:
     found = find_volumes([disks["whole0"], copy, disks["whole1"]], [md])
     (array,) = [volume for volume in found.volumes if volume.kind == "md"]
     assert array.state is VolumeState.OK
-    assert "is a copy of member 0, of which disk:" in (array.reason or "")
+    assert "is a copy of member 0, of which disk" in (array.reason or "")
     assert sha256(array.blocks) == CASES["whole"]["sha256 whole"]["sha256"]

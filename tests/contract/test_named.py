@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,13 @@ import pytest
 import mntapi
 from contract.blocks_contract import check_blocks
 from contract.make_disk import need, run
+from contract.writable_sets import luks1
 from mntapi.blocks import HostFile, read
+from mntapi.session.overlay import why_read_only
 from mntapi.types import Volume, VolumeState
 from mntapi.volumes.scan import Found, find_volumes
+from unit.lvm_builder import disk, group_text, linear
+from unit.lvm_builder import volume as logical
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "named"
 SAMPLES = Path(__file__).parents[3] / "shared" / "images" / "util-linux" / "tests"
@@ -164,7 +168,7 @@ def sample(name: str, tmp_path: Path) -> list[Volume]:
         return find_volumes([blocks]).volumes
 
 
-# btrfs
+# btrfs: more in test_btrfs_devices.py
 
 
 @pytest.fixture(scope="module")
@@ -180,48 +184,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def btrfs_says(path: Path, key: str) -> str:
-    said = run("btrfs", "inspect-internal", "dump-super", path)
-    return next(line.split()[1] for line in said.splitlines() if line.startswith(key))
-
-
 def scanned(paths: Sequence[Path]) -> list[Volume]:
     with ExitStack() as stack:
         return find_volumes([stack.enter_context(closing(HostFile.open(str(path)))) for path in paths]).volumes
-
-
-def test_btrfs_over_several_devices(pool: list[Path]) -> None:
-    for path, volume in zip(pool, scanned(pool), strict=True):
-        assert volume.state is VolumeState.UNSUPPORTED
-        assert volume.reason == "btrfs over 3 devices, all of them here: is not read by this version"
-        assert volume.details["filesystem"] == btrfs_says(path, "fsid")
-        assert volume.details["device"] == btrfs_says(path, "dev_item.devid")
-        assert volume.details["device-uuid"] == btrfs_says(path, "dev_item.uuid")
-        assert (volume.details["label"], volume.details["devices"]) == ("pool", "3")
-
-
-def test_btrfs_with_a_device_missing(pool: list[Path]) -> None:
-    """The superblock knows the devices of the system chunk, here the second and third."""
-    missing = btrfs_says(pool[2], "dev_item.uuid")
-    for volume in scanned(pool[:2]):
-        assert volume.state is VolumeState.INCOMPLETE
-        assert volume.reason is not None
-        assert volume.reason.startswith(f"btrfs over 3 devices, 2 of them here: device 3 (uuid {missing}) is missing")
-    (alone,) = scanned(pool[2:])
-    second = btrfs_says(pool[1], "dev_item.uuid")
-    assert alone.reason is not None
-    assert f"1 of them here: device 2 (uuid {second}), 1 that it does not name are missing" in alone.reason
-
-
-def test_btrfs_with_an_old_device(pool: list[Path], tmp_path: Path) -> None:
-    old = tmp_path / "old.img"
-    shutil.copy(pool[0], old)
-    generation = int(btrfs_says(pool[0], "generation"))
-    with old.open("r+b") as out:
-        out.seek(65536 + 0x48)
-        out.write((generation - 1).to_bytes(8, "little"))
-    volumes = scanned([old, *pool[1:]])
-    assert [f"generation {generation - 1}" in (volume.reason or "") for volume in volumes] == [True, False, False]
 
 
 def test_btrfs_on_one_device_is_a_file_system(tmp_path: Path) -> None:
@@ -322,7 +287,82 @@ def test_the_file_system_in_drbd_is_read(opened: dict[str, HostFile], tmp_path: 
         assert mntapi.resolve(tree, f"/{volume.name}/lost+found").kind.value == "directory"
 
 
+def drbd_with(content: bytes, path: Path, *, flags: bytes | None = None) -> Path:
+    """A device whose DRBD content begins with this: the golden one, with its metadata."""
+    unpack(GOLDEN / "drbd-v08-current.img.xz", path)
+    with path.open("r+b") as out:
+        out.write(content)
+        if flags is not None:
+            out.seek(8 * MIB - 4096 + 56)
+            out.write(flags)
+    return path
+
+
+def lvm_disk() -> bytes:
+    return disk("pv0", group_text(logical("data", linear(0, 1, "pv0", 0)), physical=("pv0",)))
+
+
+@pytest.mark.parametrize(("flags", "state"), [(None, VolumeState.OK), (b"\0\0\0\1", VolumeState.INCOMPLETE)])
+def test_lvm_in_drbd_is_found_through_it(tmp_path: Path, flags: bytes | None, state: VolumeState) -> None:
+    """The label lies where it does without DRBD: a copy that is behind its peer is told, and nothing in it is written."""
+    with opened_at(drbd_with(lvm_disk(), tmp_path / "d", flags=flags)) as device:
+        (volume,), containers = find_volumes([device])
+        assert [one.kind for one in containers] == ["disk", "drbd"]
+        assert (volume.kind, volume.state, volume.members) == ("lvm", state, (containers[1].id,))
+        assert volume.reason == ("lies on drbd-disk0, which is incomplete" if flags else None)
+        assert why_read_only(volume) == "its peer is elsewhere, and would not know of the change"
+
+
+def test_luks_in_drbd_is_found_through_it(tmp_path: Path) -> None:
+    luks1(tmp_path / "luks", "aes-xts-plain64", bytes(64 << 10))
+    with opened_at(drbd_with((tmp_path / "luks").read_bytes(), tmp_path / "d")) as device:
+        (volume,), containers = find_volumes([device])
+        assert (volume.kind, volume.state, containers[-1].kind) == ("drbd", VolumeState.ENCRYPTED, "disk")
+
+
+@pytest.mark.parametrize("version", ["v08", "v09"])
+def test_drbd_on_the_last_partition(tmp_path: Path, version: str) -> None:
+    """The disk ends as the partition does, and is no DRBD device."""
+    need("sfdisk")
+    inner = unpack(GOLDEN / f"drbd-{version}-current.img.xz", tmp_path / "inner").read_bytes()
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(MIB) + inner)
+    subprocess.run(["sfdisk", "-q", "--no-reread", str(path)], input="label: dos\nstart=2048\n", text=True, check=True)
+    with opened_at(path) as device:
+        (volume,), containers = find_volumes([device])
+        assert [one.name for one in (*containers, volume)] == ["disk0", "disk0p1", "drbd-disk0p1"]
+        assert read(volume.blocks, 0, volume.size) == inner[: volume.size]
+
+
+def test_the_bitmap_must_cover_the_device(tmp_path: Path) -> None:
+    """That of the golden devices has bits for 128 MiB: at the end of more it belongs to what lies there."""
+    inner = unpack(GOLDEN / "drbd-v08-current.img.xz", tmp_path / "inner").read_bytes()
+    for size, kinds in ((128 * MIB, ["disk", "drbd"]), (256 * MIB, ["disk"])):
+        path = tmp_path / f"{size}.img"
+        with path.open("wb") as out:
+            out.seek(size - len(inner))
+            out.write(inner)
+        with opened_at(path) as device:
+            found = find_volumes([device])
+            assert [one.kind for one in (*found.containers, *found.volumes)] == kinds
+
+
+@contextmanager
+def opened_at(path: Path) -> Iterator[HostFile]:
+    with closing(HostFile.open(str(path))) as device:
+        yield device
+
+
 # Others
+
+
+def test_lvm_on_a_disk_of_a_mainboards_raid(tmp_path: Path) -> None:
+    """The group lies on the array, of which this disk may be a stripe."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(lvm_disk().ljust(2 * MIB - 512, b"\0") + b"$XIDE$".ljust(512, b"\0"))
+    with opened_at(path) as device:
+        (volume,), _ = find_volumes([device])
+        assert (volume.kind, volume.state, volume.details["maker"]) == ("disk", VolumeState.UNSUPPORTED, "LSI MegaRAID")
 
 
 @needs_samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from itertools import combinations
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mntapi.types import Blocks, ExtentKind
 from mntapi.volumes.raid import Mirrored, ParityArray, ParityLayout, Raid10, Striped
 from mntapi.volumes.raid import sparse as sparse_module
 from mntapi.volumes.raid.gather import WINDOW
+from mntapi.volumes.raid.raid10 import survives
 
 CHUNK = 2048
 
@@ -245,6 +246,18 @@ def test_raid10(shape: tuple[int, int, int, bool]) -> None:
     for gone in [None, *range(count)]:
         some = [None if index == gone else Memory(member) for index, member in enumerate(members)]
         check_blocks(Raid10(some, CHUNK, len(data), near, far, is_offset), data, ranges=30)
+
+
+@pytest.mark.parametrize("shape", RAID10_PICTURES)
+def test_which_members_raid10_can_do_without(shape: tuple[int, int, int, bool]) -> None:
+    """What survives is told of every choice of members, as it turns out when everything is read."""
+    count, near, far, is_offset = shape
+    member = Memory(bytes(near * far * CHUNK))
+    for lost in (set(some) for number in range(count) for some in combinations(range(count), number)):
+        members = [None if index in lost else member for index in range(count)]
+        array = Raid10(members, CHUNK, count * CHUNK, near, far, is_offset)
+        with nullcontext() if survives(count, near, far, lost) else pytest.raises(ReadFailed):
+            read(array, 0, array.size)
 
 
 def test_raid10_with_bad_sectors() -> None:

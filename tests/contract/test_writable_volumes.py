@@ -118,6 +118,7 @@ LVM_REFUSED = {
     "plain/mirrorcore": "member 1, 2 is missing or not trusted",
     "plain/origin": "snapshots were taken of it",
     "plain/before": "a snapshot is not written",
+    "plain/renumbered": "parity of the array was never computed in full",
     "came-back/both": "missing when the group was used",
     **dict.fromkeys(("stale/five", "stale/mirror", "stale/six", "stale/ten"), "degraded: image 1 is out of date"),
 }

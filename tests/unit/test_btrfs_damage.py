@@ -103,7 +103,7 @@ def test_a_node_over_the_end_of_its_chunk_and_outside_the_volume(blocks: Blocks)
     with pytest.raises(Corrupt, match="past the end of its chunk") as raised:
         open_btrfs(edit(blocks, (SUPER + 80, u64(chunk.end - 512))))
     assert raised.value.offset == SUPER + 80
-    with pytest.raises(Corrupt, match="a tree node outside the volume") as raised:
+    with pytest.raises(Corrupt, match="past the end of its device") as raised:
         open_btrfs(Changed(blocks, {}, size=2 << 20))
     assert raised.value.offset is not None and raised.value.offset > 2 << 20
 
@@ -142,7 +142,7 @@ def test_pointers_that_lie_hide_what_is_behind_them(blocks: Blocks) -> None:
         matching = [failure for failure in failures if re.search(message, str(failure))]
         assert matching, (message, failures[:2])
         assert where is None or where in {failure.offset for failure in matching}
-        assert len(found) > FILES // 2
+        assert len(found) > FILES // 3  # a pointer with a wrong key hides two leaves, which may have 49 names each
 
 
 def _before(key: tuple[int, ...]) -> tuple[int, int, int]:
@@ -326,11 +326,11 @@ def test_data_at_the_end_of_its_chunk_and_of_the_volume(blocks: Blocks) -> None:
     with pytest.raises(Corrupt, match="ends within a sector") as raised:
         read(content, 0, 6000)
     assert raised.value.offset == at
-    place = chunk.copies[0] + logical - chunk.logical
+    place = chunk.stripes[0].start + logical - chunk.logical
     cut = open_btrfs(Changed(blocks, {}, size=place + 8192))
     content = cut.open(resolve(cut, "large"))
     assert len(read(content, 0, 8192)) == 8192
-    with pytest.raises(Corrupt, match="data outside the volume") as raised:
+    with pytest.raises(Corrupt, match="past the end of its device") as raised:
         read(content, 0, 8193)
     assert raised.value.offset == place + 8192
 
@@ -340,11 +340,11 @@ def test_data_without_checksums_that_is_outside_the_volume(blocks: Blocks) -> No
     inode, at = item_of(fs, resolve(fs, "large").inode, 1), extent_of(fs, "large")
     (logical,) = struct.unpack("<Q", read(blocks, at + 21, 8))
     chunk = fs._nodes._chunks.find(logical, 0)
-    place = chunk.copies[0] + logical - chunk.logical
+    place = chunk.stripes[0].start + logical - chunk.logical
     cut = open_btrfs(Changed(edit(blocks, (inode.at + 64, b"\x01")), {}, size=place + 8192))
     content = cut.open(resolve(cut, "large"))
     assert read(content, 5, 8000) == read(fs.open(resolve(fs, "large")), 5, 8000)
-    with pytest.raises(Corrupt, match="data outside the volume"):
+    with pytest.raises(Corrupt, match="past the end of its device"):
         read(content, 0, 8193)
 
 

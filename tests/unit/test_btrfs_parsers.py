@@ -11,7 +11,7 @@ from mntapi.crc32c import crc32c
 from mntapi.errors import Corrupt, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.btrfs import subvolumes
 from mntapi.filesystems.btrfs.checksums import ALGORITHMS
-from mntapi.filesystems.btrfs.chunks import Chunk, SystemChunks, parse_chunk
+from mntapi.filesystems.btrfs.chunks import PROFILES, UNIT, Chunk, Stripe, SystemChunks, parse_chunk
 from mntapi.filesystems.btrfs.items import (
     FileExtent,
     Name,
@@ -31,7 +31,7 @@ from mntapi.filesystems.btrfs.subvolumes import Numbers, Paths, Roots, read_root
 from mntapi.filesystems.btrfs.superblock import Superblock
 from mntapi.filesystems.btrfs.tree import HIGHEST, Item, parse_node
 from mntapi.types import FileKind
-from mntapi.units import GIB, KIB, MIB
+from mntapi.units import GIB, MIB
 
 AT = 1 << 20
 NODE = 4096
@@ -41,26 +41,40 @@ UUID = bytes(range(16))
 # chunks
 
 
-def chunk_item(length: int, kind: int, *stripes: tuple[int, int], count: int | None = None) -> bytes:
-    head = struct.pack(
-        "<4Q3I2H", length, 2, 64 * KIB, kind, 64 * KIB, 64 * KIB, 4096, len(stripes) if count is None else count, 1
-    )
+def chunk_item(
+    length: int, kind: int, *stripes: tuple[int, int], count: int | None = None, unit: int = UNIT, across: int = 1
+) -> bytes:
+    many = len(stripes) if count is None else count
+    head = struct.pack("<4Q3I2H", length, 2, unit, kind, unit, unit, 4096, many, across)
     return head + b"".join(struct.pack("<2Q16s", device, at, UUID) for device, at in stripes)
 
 
+def stripes(*places: tuple[int, int]) -> tuple[Stripe, ...]:
+    return tuple(Stripe(device, at, UUID) for device, at in places)
+
+
+ONE, TWO, THREE, FOUR = (7, 5 * MIB), (8, 2 * GIB), (9, 0), (6, MIB)
+
+
 @pytest.mark.parametrize(
-    ("raw", "copies"),
+    ("raw", "profile", "places"),
     [
-        (chunk_item(GIB, 0x1, (7, 5 * MIB)), (5 * MIB,)),
-        (chunk_item(GIB, 0x24, (7, 5 * MIB), (7, 2 * GIB)), (5 * MIB, 2 * GIB)),
-        (chunk_item(GIB, 0x9, (7, 5 * MIB)), (5 * MIB,)),
-        (chunk_item(GIB, 0x11, (7, 5 * MIB), (8, 0)), (5 * MIB,)),
-        (chunk_item(GIB, 0x204, (6, 1), (7, 5 * MIB), (8, 0)), (5 * MIB,)),
-        (chunk_item(GIB, 0x1, (7, 5 * MIB)) + b"more", (5 * MIB,)),
+        (chunk_item(GIB, 0x1, ONE), "single", (ONE,)),
+        (chunk_item(GIB, 0x24, ONE, (7, 2 * GIB)), "DUP", (ONE, (7, 2 * GIB))),
+        (chunk_item(GIB, 0x9, ONE), "RAID0", (ONE,)),
+        (chunk_item(GIB, 0x9, ONE, TWO, THREE), "RAID0", (ONE, TWO, THREE)),
+        (chunk_item(GIB, 0x11, ONE, TWO), "RAID1", (ONE, TWO)),
+        (chunk_item(GIB, 0x204, ONE, TWO, THREE), "RAID1C3", (ONE, TWO, THREE)),
+        (chunk_item(GIB, 0x404, ONE, TWO, THREE, FOUR), "RAID1C4", (ONE, TWO, THREE, FOUR)),
+        (chunk_item(GIB, 0x41, ONE, TWO, THREE, FOUR, across=2), "RAID10", (ONE, TWO, THREE, FOUR)),
+        (chunk_item(GIB, 0x81, ONE, TWO), "RAID5", (ONE, TWO)),
+        (chunk_item(GIB, 0x101, ONE, TWO, THREE), "RAID6", (ONE, TWO, THREE)),
+        (chunk_item(GIB, 0x1, ONE) + b"more", "single", (ONE,)),
     ],
 )
-def test_chunks(raw: bytes, copies: tuple[int, ...]) -> None:
-    assert parse_chunk(3 * GIB, raw, AT, 7) == Chunk(3 * GIB, GIB, copies)
+def test_chunks(raw: bytes, profile: str, places: tuple[tuple[int, int], ...]) -> None:
+    chunk = parse_chunk(3 * GIB, raw, AT)
+    assert (chunk.logical, chunk.length, chunk.profile.name, chunk.stripes) == (3 * GIB, GIB, profile, stripes(*places))
 
 
 @pytest.mark.parametrize(
@@ -68,28 +82,32 @@ def test_chunks(raw: bytes, copies: tuple[int, ...]) -> None:
     [
         (b"", Corrupt, "cut off"),
         (chunk_item(GIB, 0x1), Corrupt, "cut off"),
-        (chunk_item(0, 0x1, (7, 0)), Corrupt, "impossible size"),
-        (chunk_item(HIGHEST - 1, 0x1, (7, 0)), Corrupt, "impossible size"),
-        (chunk_item(GIB, 0x20, (7, 0), (7, 0)), Corrupt, "or kind"),
-        (chunk_item(GIB, 0x21, (7, 0)), Corrupt, "wrong number of copies"),
-        (chunk_item(GIB, 0x21, (7, 0), count=2), Corrupt, "wrong number of copies"),
-        (chunk_item(GIB, 0x1, (7, 0), (7, 0)), Corrupt, "wrong number of copies"),
-        (chunk_item(GIB, 0x1, (7, 0), count=0), Corrupt, "wrong number of copies"),
-        (chunk_item(GIB, 0x9, (7, 0), (8, 0)), Unsupported, "striped"),
-        (chunk_item(GIB, 0x81, (7, 0)), Unsupported, "striped"),
-        (chunk_item(GIB, 0x31, (7, 0)), Unsupported, "striped"),
-        (chunk_item(GIB, 0x1, (8, 0)), Unsupported, "another device"),
+        (chunk_item(0, 0x1, ONE), Corrupt, "impossible size"),
+        (chunk_item(HIGHEST - 1, 0x1, ONE), Corrupt, "impossible size"),
+        (chunk_item(GIB, 0x20, ONE, TWO), Corrupt, "or kind"),
+        (chunk_item(GIB, 0x21, ONE), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x21, ONE, count=2), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x1, ONE, TWO), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x1, ONE, count=0), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x9, ONE, count=0), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x9, ONE, count=65535), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x41, ONE, TWO, THREE, across=2), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x81, ONE), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x101, ONE, TWO), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x101, *[ONE] * 256), Corrupt, "wrong number of stripes"),
+        (chunk_item(GIB, 0x41, ONE, TWO, across=0), Corrupt, "impossible stripes"),
+        (chunk_item(GIB, 0x9, ONE, TWO, unit=0), Corrupt, "impossible stripes"),
+        (chunk_item(GIB, 0x31, ONE, TWO), Unsupported, "unknown profile"),
     ],
 )
 def test_chunks_that_lie(raw: bytes, error: type[MntapiError], message: str) -> None:
     with pytest.raises(error, match=message) as raised:
-        parse_chunk(3 * GIB, raw, AT, 7)
+        parse_chunk(3 * GIB, raw, AT)
     assert raised.value.offset == AT
-    assert (raised.value.reason == "several-devices") is (error is Unsupported)
 
 
 ROOT = Pointer(MIB, 0, 9, 1, 0)
-SUPERBLOCK = Superblock(65536, UUID, 9, ROOT, ROOT, 1, 0, 4096, NODE, 7, ALGORITHMS[0], b"")
+SUPERBLOCK = Superblock(65536, 0, UUID, 9, ROOT, ROOT, None, 1, 0, 4096, NODE, 7, UUID, GIB, 1, ALGORITHMS[0], b"", b"")
 KEY = struct.pack("<QBQ", 256, 228, 3 * GIB)
 
 
@@ -98,8 +116,12 @@ def test_chunks_of_the_superblock() -> None:
         KEY + chunk_item(GIB, 0x22, (7, MIB), (7, GIB)) + struct.pack("<QBQ", 256, 228, 9 * GIB) + chunk_item(MIB, 0x2, (7, 0))
     )
     chunks = SystemChunks(replace(SUPERBLOCK, chunks=raw))
-    assert chunks.find(3 * GIB, 0) == chunks.find(4 * GIB - 1, 0) == Chunk(3 * GIB, GIB, (MIB, GIB))
-    assert chunks.find(9 * GIB, 0).copies == (0,)
+    assert (
+        chunks.find(3 * GIB, 0)
+        == chunks.find(4 * GIB - 1, 0)
+        == Chunk(3 * GIB, GIB, PROFILES[0x20], stripes((7, MIB), (7, GIB)))
+    )
+    assert chunks.find(9 * GIB, 0).stripes == stripes((7, 0))
     for logical in (0, 4 * GIB, 9 * GIB + MIB):
         with pytest.raises(Corrupt, match="no chunk that the superblock lists") as raised:
             chunks.find(logical, AT)

@@ -411,7 +411,7 @@ def test_volumes_on_volumes(upwards: bool) -> None:
             assert one.reason is not None and f"more than {depth} deep" in one.reason
 
 
-@pytest.mark.parametrize("kind", ["integrity", "writecache", "vdo", "from-the-future"])
+@pytest.mark.parametrize("kind", ["vdo", "from-the-future"])
 def test_kinds_that_are_not_read(kind: str) -> None:
     one = logical(disk("one", group_text(volume("x", segment(0, 2, kind, 'origin = "y"')))))["vg-x"]
     assert (one.state, one.size) == (UNSUPPORTED, 2 * EXTENT)

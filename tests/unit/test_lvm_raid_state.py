@@ -14,7 +14,8 @@ from mntapi.volumes.lvm import mirror
 from mntapi.volumes.lvm.superblock import ALL, parse_superblock
 from unit.lvm_builder import DATA_AT, EXTENT, Memory, disk, found, group_text, linear, segment, uuid, volume
 
-INCOMPLETE, DAMAGED, UNSUPPORTED, OK = (
+DEGRADED, INCOMPLETE, DAMAGED, UNSUPPORTED, OK = (
+    VolumeState.DEGRADED,
     VolumeState.INCOMPLETE,
     VolumeState.DAMAGED,
     VolumeState.UNSUPPORTED,
@@ -130,8 +131,8 @@ def test_all_is_well() -> None:
 def test_an_image_that_failed() -> None:
     """The freshest superblock says so, whichever it is; the image's own, older one does not know."""
     one = make("raid1", mirrors(_0={"events": 4}, _1={"events": 5, "failed": 1}))
-    assert (one.state, begins(one)) == (INCOMPLETE, b"disk1 1")
-    assert one.reason == "degraded: image 0 is out of date: the array was used without it"
+    assert (one.state, begins(one)) == (DEGRADED, b"disk1 1")
+    assert one.reason == "image 0 is out of date: the array was used without it"
 
 
 def test_the_older_superblock_does_not_decide() -> None:
@@ -143,9 +144,9 @@ def test_an_image_that_is_being_rebuilt() -> None:
     one = make("raid1", mirrors(_0={"rebuilt": 8}), size=1)
     assert begins(one) == b"disk0 1"
     assert read(one.blocks, 4096, 10) == b"." * 10
-    assert one.reason == "degraded: image 0 is rebuilt up to byte 4096 only"
+    assert one.reason == "image 0 is rebuilt up to byte 4096 only"
     one = make("raid1", mirrors(_0={"rebuilt": 8}), missing=(1,))
-    assert one.state is INCOMPLETE and one.reason is not None and not one.reason.startswith("degraded")
+    assert one.state is INCOMPLETE
     read(one.blocks, 0, 4096)
     with pytest.raises(ReadFailed):
         read(one.blocks, 4096, 1)
@@ -153,26 +154,26 @@ def test_an_image_that_is_being_rebuilt() -> None:
 
 def test_an_image_that_lvm_wants_rebuilt() -> None:
     one = make("raid1", mirrors(), status="REBUILD 0")
-    assert (one.state, begins(one), one.reason) == (INCOMPLETE, b"disk1 1", "degraded: image 0: is to be rebuilt")
+    assert (one.state, begins(one), one.reason) == (DEGRADED, b"disk1 1", "image 0 is to be rebuilt")
 
 
 def test_an_image_on_a_disk_that_came_back() -> None:
     one = make("raid1", mirrors(), marked=(0,))
-    assert (one.state, begins(one)) == (INCOMPLETE, b"disk1 1")
+    assert (one.state, begins(one)) == (DEGRADED, b"disk1 1")
     assert one.reason is not None and "is here again, but was missing" in one.reason
 
 
 def test_an_image_without_superblock() -> None:
     one = make("raid1", [None, superblock(1, 2, "raid1")])
-    assert (one.state, begins(one)) == (INCOMPLETE, b"disk1 1")
-    assert one.reason == "degraded: image 0 has no superblock that can be read"
+    assert (one.state, begins(one)) == (DEGRADED, b"disk1 1")
+    assert one.reason == "image 0 has no superblock that can be read"
     assert begins(make("raid1", [None, None])) == b"disk0 1"
 
 
 def test_a_disk_that_is_missing() -> None:
     one = make("raid1", mirrors(), missing=(1,))
-    assert (one.state, begins(one)) == (INCOMPLETE, b"disk0 1")
-    assert one.reason == f"degraded: image 1: PV {uuid('disk1')} is missing"
+    assert (one.state, begins(one)) == (DEGRADED, b"disk0 1")
+    assert one.reason == f"PV {uuid('disk1')} is missing"
 
 
 def test_a_superblock_that_cannot_be_read() -> None:
@@ -183,8 +184,8 @@ def test_a_superblock_that_cannot_be_read() -> None:
     content[DATA_AT : DATA_AT + 512] = superblock(1, 2, "raid1").ljust(512, b"\0")
     claimed = [found(disk("disk0", text), "disk0"), found(bytes(content), "disk1")]
     (one,) = (one for one in lvm.volumes(claimed) if one.kind == "lvm")
-    assert (one.state, begins(one)) == (INCOMPLETE, b"disk1 1")
-    assert one.reason is not None and one.reason.startswith(f"degraded: image 0: PV {uuid('disk2')} is missing")
+    assert (one.state, begins(one)) == (DEGRADED, b"disk1 1")
+    assert one.reason is not None and one.reason.startswith(f"PV {uuid('disk2')} is missing")
 
 
 def test_raid4_of_kernels_that_put_the_parity_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,9 +205,9 @@ def test_parity_that_was_never_computed() -> None:
     with pytest.raises(ReadFailed):
         read(one.blocks, EXTENT, 1)
     assert one.reason is not None and "parity is computed up to byte 0 " in one.reason
-    assert not one.reason.startswith("degraded")
+    assert one.state is INCOMPLETE
     one = make("raid5_ls", fives(), size=2, missing=(1,))
-    assert one.reason is not None and one.reason.startswith("degraded: image 1: PV")
+    assert one.state is DEGRADED and one.reason is not None and one.reason.startswith("PV")
     read(one.blocks, EXTENT, 1)
 
 
@@ -238,12 +239,22 @@ def test_arrays_that_are_being_changed(kind: str, blocks: list[bytes | None], wh
 
 
 def test_data_behind_an_offset() -> None:
-    """What a finished reshape leaves: room at the start of every image, and the true size in the superblock."""
+    """What a finished reshape leaves: room at the start of every image, and an older size in the superblock. What is behind
+    that has no parity yet."""
     blocks = fives(offset=128, array=256)
     one = make("raid5_ls", blocks, size=6, data=3, more="reshape_count = 1")
-    assert (one.size, begins(one)) == (2 * EXTENT, b"disk0 2")
-    one = make("raid5_ls", fives(offset=128), size=6, data=3, more="reshape_count = 1")
-    assert one.state is DAMAGED and one.reason is not None and "size of the array is not known" in one.reason
+    assert (one.state, one.size, begins(one)) == (OK, 4 * EXTENT, b"disk0 2")
+    one = make("raid5_ls", blocks, size=6, data=3, more="reshape_count = 1", missing=(0,))
+    assert (one.state, one.size) == (INCOMPLETE, 4 * EXTENT)
+    read(one.blocks, 0, 2 * EXTENT)
+    with pytest.raises(ReadFailed):
+        read(one.blocks, 2 * EXTENT, 2 * EXTENT)
+    one = make("raid5_ls", fives(array=256), size=6, data=3, more="reshape_count = 3")
+    assert one.state is DAMAGED and one.reason is not None and "room for a reshape" in one.reason
+    tens: list[bytes | None] = [superblock(index, 4, "raid10", array=256) for index in range(4)]
+    for room, state in ((2, OK), (1, UNSUPPORTED)):
+        one = make("raid10", tens, size=6, data=3, more=f"data_copies = 2 reshape_count = {room}")
+        assert (one.state, one.size) == (state, (6 - 2 * room) * EXTENT)
     one = make("raid5_ls", fives(offset=1 << 20), size=2)
     assert one.state is DAMAGED and one.reason is not None and "begins behind its end" in one.reason
 
@@ -295,10 +306,10 @@ def test_striped_images() -> None:
 def test_raid10_survives_what_its_copies_allow() -> None:
     blocks: list[bytes | None] = [superblock(index, 4, "raid10") for index in range(4)]
     one = make("raid10", blocks, size=2, more="data_copies = 2", missing=(0, 3))
-    assert one.reason is not None and one.reason.startswith("degraded")
+    assert one.state is DEGRADED
     assert (begins(one), begins(one, EXTENT)) == (b"disk1 1", b"disk2 1")
     one = make("raid10", blocks, size=2, more="data_copies = 2", missing=(0, 1))
-    assert one.reason is not None and not one.reason.startswith("degraded")
+    assert one.state is INCOMPLETE
     assert begins(one, EXTENT) == b"disk2 1"
     with pytest.raises(ReadFailed):
         read(one.blocks, 0, 1)
@@ -354,8 +365,8 @@ def test_a_mirror_and_its_log() -> None:
     one = mirrored(b"\x03")
     assert (one.state, begins(one)) == (OK, b"disk0 1")
     one = mirrored(b"\x03", missing=(0,))
-    assert (one.state, begins(one)) == (INCOMPLETE, b"disk1 1")
-    assert one.reason == f"degraded: PV {uuid('disk0')} is missing"
+    assert (one.state, begins(one)) == (DEGRADED, b"disk1 1")
+    assert one.reason == f"PV {uuid('disk0')} is missing"
     one = mirrored(b"\x02", missing=(0,))
     assert one.state is INCOMPLETE and one.reason == f"PV {uuid('disk0')} is missing"
     read(one.blocks, EXTENT // 2, 100)
@@ -365,8 +376,8 @@ def test_a_mirror_and_its_log() -> None:
 
 def test_a_mirror_whose_log_is_gone() -> None:
     one = mirrored(b"\x03", missing=(2,))
-    assert (one.state, begins(one)) == (INCOMPLETE, b"disk0 1")
-    assert one.reason is not None and one.reason.startswith(f"degraded: PV {uuid('disk2')} is missing")
+    assert (one.state, begins(one)) == (DEGRADED, b"disk0 1")
+    assert one.reason is not None and one.reason.startswith(f"PV {uuid('disk2')} is missing")
     one = mirrored(b"\x03", missing=(0, 2))
     assert one.state is INCOMPLETE
     with pytest.raises(MntapiError):

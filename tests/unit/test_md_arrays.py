@@ -15,7 +15,7 @@ from mntapi.blocks import read
 from mntapi.errors import Corrupt, ReadFailed, Unsupported
 from mntapi.types import Volume, VolumeState
 from mntapi.volumes import copies, md
-from mntapi.volumes.md.array import build, layout_name, redundancy
+from mntapi.volumes.md.array import build, layout_name, survives
 from mntapi.volumes.md.superblock import Geometry
 from mntapi.volumes.scan import find_volumes
 
@@ -68,11 +68,9 @@ def test_a_mirror() -> None:
 
 def test_a_stale_member_is_not_read() -> None:
     volume = array(mirror(0, bytes(len(DATA)), events=8), mirror(1))
-    assert volume.state is VolumeState.INCOMPLETE
-    facts = "0 (device number 0, UUID 6465762d:00000000:00000000:00000000)"
-    assert text(volume).startswith(f"degraded: member {facts} of 2 is missing from array {UUID_TEXT}; disk:")
-    assert volume.details["missing"] == facts
-    assert "is out of date (event 8 of 10)" in text(volume)
+    assert volume.state is VolumeState.DEGRADED
+    assert text(volume) == "member 0 (disk0) is out of date (event 8 of 10)"
+    assert volume.details["missing"] == "0 (device number 0, UUID 6465762d:00000000:00000000:00000000)"
     assert read(volume.blocks, 0, volume.size) == DATA
     assert len(volume.members) == 2
 
@@ -96,25 +94,25 @@ def test_members_that_contradict() -> None:
 def test_copies_of_a_member_that_are_alike() -> None:
     """A snapshot and its original: the first is used, and the array is whole."""
     volume = array(mirror(0), mirror(0), mirror(1))
-    assert (volume.state, text(volume)) == (VolumeState.OK, "disk:1 is a copy of member 0, of which disk:0 is used")
+    assert (volume.state, text(volume)) == (VolumeState.OK, "disk1 is a copy of member 0, of which disk0 is used")
     assert read(volume.blocks, 0, volume.size) == DATA and len(volume.members) == 3
     both = array(mirror(0), mirror(0), mirror(0), mirror(1), mirror(1))
-    assert text(both).startswith("disk:1, disk:2 are copies of member 0, of which disk:0 is used; disk:4 is a copy of member 1")
+    assert text(both).startswith("disk1, disk2 are copies of member 0, of which disk0 is used; disk4 is a copy of member 1")
     assert (both.state, read(both.blocks, 0, both.size)) == (VolumeState.OK, DATA)
 
 
 def test_of_copies_the_one_with_the_most_events_is_used() -> None:
     for older in ({"events": 9}, {"updated": 4}):
         volume = array(mirror(0, bytes(len(DATA)), **older), mirror(0, updated=5), mirror(1, updated=5))
-        assert text(volume) == "disk:0 is a copy of member 0, of which disk:1 is used"
+        assert text(volume) == "disk0 is a copy of member 0, of which disk1 is used"
         assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.OK, DATA)
 
 
 def test_copies_of_a_member_that_differ() -> None:
     """Which one is right cannot be told: the mirror's other half is read."""
     volume = array(mirror(0, bytes(len(DATA))), mirror(0), mirror(1))
-    assert "disk:0, disk:1 are copies of the same member 0 and differ" in text(volume)
-    assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.INCOMPLETE, DATA)
+    assert "disk0, disk1 are copies of the same member 0 and differ" in text(volume)
+    assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.DEGRADED, DATA)
     roles = (0, 0)
     both = [mirror(number, roles=roles, device_uuid=b"dev" + bytes([number]) * 13) for number in (0, 1)]
     assert "all say that they are member 0" in text(array(*both, mirror(0, roles=roles)))
@@ -123,7 +121,7 @@ def test_copies_of_a_member_that_differ() -> None:
 def test_a_mirror_of_nothing_but_copies_that_differ() -> None:
     """One of them alone: it is what the array was at some time, and no mixture of times."""
     volume = array(mirror(0), mirror(0, bytes(len(DATA))), mirror(1), mirror(1, b"1" * len(DATA)))
-    assert text(volume).endswith("disk:0 is used alone") and volume.state is VolumeState.INCOMPLETE
+    assert text(volume).endswith("member 0 (disk0) is used alone") and volume.state is VolumeState.DEGRADED
     assert read(volume.blocks, 0, volume.size) == DATA
 
 
@@ -131,7 +129,8 @@ def test_copies_that_differ_are_never_put_together_with_others() -> None:
     first, *others = raid5()
     changed = first[:-1] + b"?"
     volume = array(first, changed, *others)
-    assert "degraded: member 0" in text(volume) and "differ" in text(volume)
+    assert text(volume).startswith("disk0, disk1 are copies of the same member 0 and differ")
+    assert volume.state is VolumeState.DEGRADED
     assert read(volume.blocks, 0, volume.size) == DATA[: 12 * CHUNK]
     whole = array(first, first, *others)
     assert (whole.state, read(whole.blocks, 0, whole.size)) == (VolumeState.OK, DATA[: 12 * CHUNK])
@@ -141,8 +140,8 @@ def test_copies_that_are_too_much_to_compare(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(copies, "LIMIT", len(DATA) // 4 - 1)
     first, *others = raid5()
     volume = array(first, first, *others)
-    assert "disk:0, disk:1 are copies of the same member 0 and hold more than" in text(volume)
-    assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.INCOMPLETE, DATA[: 12 * CHUNK])
+    assert "disk0, disk1 are copies of the same member 0 and hold more than" in text(volume)
+    assert (volume.state, read(volume.blocks, 0, volume.size)) == (VolumeState.DEGRADED, DATA[: 12 * CHUNK])
 
 
 def test_spares_are_told() -> None:
@@ -164,9 +163,11 @@ def test_a_replacement_counts_where_the_member_is_gone() -> None:
 
 def test_a_member_being_rebuilt() -> None:
     volume = array(mirror(0, DATA[:8192] + bytes(len(DATA) - 8192), features=2, recovery_offset=16), mirror(1))
-    assert text(volume) == "degraded: member 0 is being rebuilt, 8.00 KiB of it are"
+    assert text(volume) == "member 0 (disk0) is being rebuilt, 8.00 KiB of it are"
+    assert volume.state is VolumeState.DEGRADED
     assert read(volume.blocks, 0, volume.size) == DATA
     alone = array(mirror(0, DATA[:8192] + bytes(len(DATA) - 8192), features=2, recovery_offset=16))
+    assert alone.state is VolumeState.INCOMPLETE
     assert read(alone.blocks, 0, 8192) == DATA[:8192]
     with pytest.raises(ReadFailed, match="not rebuilt that far"):
         read(alone.blocks, 8192, 1)
@@ -184,6 +185,7 @@ def test_bad_blocks() -> None:
     assert volume.state is VolumeState.OK
     assert read(volume.blocks, 0, volume.size) == DATA
     alone = array(first)
+    assert alone.state is VolumeState.INCOMPLETE
     assert read(alone.blocks, 12 * 512, 108 * 512) == DATA[12 * 512 : 120 * 512]
     with pytest.raises(ReadFailed, match="bad blocks"):
         read(alone.blocks, 0, 512)
@@ -192,14 +194,14 @@ def test_bad_blocks() -> None:
 def test_a_bad_block_log_that_is_gone() -> None:
     """What of the member may be believed is not known, so nothing of it is."""
     volume = array(mirror(0, bytes(len(DATA)), features=8, log_size=8, log_offset=1 << 20), mirror(1))
-    assert text(volume).startswith("degraded: member 0 (device number 0, UUID ")
-    assert "cannot be used: the MD bad block log is past the end" in text(volume)
+    assert volume.state is VolumeState.DEGRADED
+    assert "member 0 (disk0) cannot be used: the MD bad block log is past the end" in text(volume)
     assert read(volume.blocks, 0, volume.size) == DATA
 
 
 def test_a_member_that_is_cut_off() -> None:
     volume = array(mirror(0)[:-8192], mirror(1))
-    assert text(volume).startswith("degraded: member 0 goes past the end of disk:")
+    assert (volume.state, text(volume)) == (VolumeState.DEGRADED, "member 0 (disk0) goes past the end of its disk")
     assert read(volume.blocks, 0, volume.size) == DATA
     nothing_left = array(mirror(0)[:8192], mirror(1))
     assert read(nothing_left.blocks, 0, volume.size) == DATA
@@ -219,7 +221,7 @@ def test_parity_that_may_be_wrong_is_told() -> None:
 def test_too_few_members() -> None:
     volume = array(*raid5(without=[0, 2]))
     named = "members 0 (device number 0), 2 (device number 2) of 4 are missing"
-    assert text(volume) == f"members are missing: {named} from array {UUID_TEXT}"
+    assert text(volume) == f"{named} from array {UUID_TEXT}"
     assert volume.size == 12 * CHUNK
     assert read(volume.blocks, CHUNK, CHUNK) == DATA[CHUNK : 2 * CHUNK]
     with pytest.raises(ReadFailed, match="member 0"):
@@ -278,7 +280,8 @@ def test_names_of_layouts() -> None:
     assert [layout_name(geometry(0, layout)) for layout in (None, 1, 2)] == [None, "original", "alternate"]
     assert layout_name(geometry(5, 99)) is layout_name(geometry(1, 0)) is None
     assert layout_name(geometry(10, 0x202)) == "near=2, far=2"
-    assert [redundancy(geometry(level, 0x103)) for level in (0, 1, 4, 5, 6, 10)] == [0, 2, 1, 1, 2, 2]
+    for level, spare in ((0, 0), (1, 2), (4, 1), (5, 1), (6, 2), (10, 2)):
+        assert survives(geometry(level, 0x103), range(spare)) and not survives(geometry(level, 0x103), range(spare + 1))
 
 
 def striped(level: int, sizes: Sequence[int], present: Sequence[int], layout: int | None) -> list[bytes]:
@@ -332,7 +335,7 @@ def test_raid0_with_one_missing() -> None:
     assert set(pattern(array(*striped(0, (2 * CHUNK,) * 3, (0, 2), 2)))) == {"-"}
     unequal = array(*striped(0, (CHUNK, 2 * CHUNK, 3 * CHUNK), (0, 2), 2))
     assert set(pattern(unequal)) == {"-"}
-    assert text(unequal).startswith("members are missing: member 1 (device number 1) of 3 is missing from array ")
+    assert text(unequal).startswith("member 1 (device number 1) of 3 is missing from array ")
     assert "; its size is recorded nowhere" in text(unequal)
 
 
@@ -363,7 +366,8 @@ def test_version0_members() -> None:
     assert (volume.name, volume.details["metadata"]) == ("md-00010203", "0.90")
     assert read(volume.blocks, 0, volume.size) == data
     alone = array(member0(data, 1))
-    assert text(alone) == f"degraded: member 0 (device number 0, was device 8:1) of 2 is missing from array {UUID_TEXT}"
+    assert alone.state is VolumeState.DEGRADED
+    assert text(alone) == f"member 0 (device number 0, was device 8:1) of 2 is missing from array {UUID_TEXT}"
 
 
 def test_names_are_fit_for_folders() -> None:
@@ -390,7 +394,7 @@ def test_through_the_scan() -> None:
         "belongs to a firmware RAID that is not read: Intel Matrix Storage (IMSM)",
     )
     assert states["disk:#3"] == (VolumeState.OK, None)
-    assert states[f"md:{UUID_TEXT}"][0] is VolumeState.INCOMPLETE
+    assert states[f"md:{UUID_TEXT}"][0] is VolumeState.DEGRADED
     assert found.containers[0].details["role"] == "1"
 
 
@@ -444,7 +448,7 @@ def test_the_largest_superblocks() -> None:
     for level in (-1, 0, 1, 10):
         member = member1(DATA, (0,), level=level, layout=0x102, chunk=8, raid_disks=1920)
         (volume,) = [volume for volume in md.volumes(disks(member)) if volume.kind == "md"]
-        assert volume.state is VolumeState.INCOMPLETE
+        assert volume.state is (VolumeState.DEGRADED if level == 1 else VolumeState.INCOMPLETE)
         if level:
             assert read(volume.blocks, 0, 4096) == DATA[:4096]
         assert "members 1, 2, 3, 4, 5, 6, 7, 8 and 1911 more of 1920 are missing" in (volume.reason or "")

@@ -8,8 +8,9 @@ from operator import xor
 
 import pytest
 
+from mntapi import galois
 from mntapi.errors import Invalid
-from mntapi.volumes.raid import galois, isal
+from mntapi.galois import isal
 
 LENGTHS = (1, 31, 32, 63, 64, 65, 1023, isal.WORTH_IT, isal.WORTH_IT + 1, 4096, 20_001)
 FACTORS = (1, 2, 3, 0x1D, 255, 1, 128, 77, 76)

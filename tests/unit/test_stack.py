@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from mntapi.blocks import Zero
 from mntapi.cli.info_page import bar, page
-from mntapi.cli.info_svg import draw
+from mntapi.cli.info_svg import MAX_BOXES, draw
 from mntapi.session.diskset import DiskSet
 from mntapi.session.stack import Stack
 from mntapi.types import Capacity, Image, Volume, VolumeState
@@ -51,12 +51,67 @@ def test_the_page() -> None:
     assert lines[-1] == "hint: incomplete: give all disks of the machine, each with -d"
 
 
+def test_a_missing_disk_is_told_once() -> None:
+    """With all that it hurts; what else is wrong with one of those is told with that."""
+    gone = "PV abc is missing (it was /dev/sdb)"
+    more = [
+        volume("vg-\x1bhome", "lvm", state=VolumeState.INCOMPLETE, reason=f"{gone}; PV xyz is missing"),
+        volume("vg-var", "lvm", state=VolumeState.DEGRADED, reason=gone),
+        volume("vg-mail", "lvm", state=VolumeState.DEGRADED, reason=f"{gone}; {gone}; image 1 is old"),
+    ]
+    lines = [line for line in page(_disk_set(*more), verbose=False) if "nothing that is known" not in line]
+    assert lines[-lines[::-1].index("") :] == [
+        gone,
+        "       incomplete: vg-\\x1bhome",
+        "       degraded: vg-var, vg-mail",
+        "vg-data  incomplete: physical volume x is missing",
+        "vg-\\x1bhome  incomplete: PV xyz is missing",
+        "vg-mail  degraded: image 1 is old",
+        "hint: incomplete: give all disks of the machine, each with -d",
+        "hint: degraded: all of it can be read; a disk that is missing can be given with -d",
+    ]
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
 def test_the_picture_is_well_formed_whatever_the_names() -> None:
-    hostile = volume("<script>\x1b[2J&", "lvm", "id:disk0", disk=None)
+    hostile = volume("<script>\x1b[2J&\ud800\ufffe", "lvm", "id:disk0", disk=None)
     tree = ElementTree.fromstring(draw(_disk_set(hostile)))
-    titles = [title.text for title in tree.iter("{http://www.w3.org/2000/svg}title")]
-    assert len(titles) == 8 and any("<script>\\x1b[2J&" in str(title) for title in titles)
-    assert not list(tree.iter("{http://www.w3.org/2000/svg}script"))
+    titles = [str(title.text) for title in tree.iter(f"{SVG}title")]
+    assert len(titles) == 9 and any("<script>\\x1b[2J&\\ud800\\ufffe" in title for title in titles)
+    assert not list(tree.iter(f"{SVG}script"))
+
+
+def test_the_picture_says_what_it_is() -> None:
+    """To screen readers, and what the colours mean that are in it."""
+    tree = ElementTree.fromstring(draw(_disk_set()))
+    title, description = tree.find(f"{SVG}title"), tree.find(f"{SVG}desc")
+    assert title is not None and description is not None
+    assert tree.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+    assert title.text == "2 disks with 4 volumes"
+    assert str(description.text).endswith("Volumes: 3 unknown, 1 incomplete.")
+    assert _texts(tree)[-3:] == ["something lies on it", "incomplete: a part is missing", "unknown"]
+    assert any(text.startswith("lvm · 1.00 MiB · incomplete on disk") for text in _texts(tree))
+
+
+def test_boxes_too_narrow_for_their_names_are_named_below() -> None:
+    many = [volume(f"vg-{number:03}", "lvm", "id:disk1", size=4096) for number in range(20)]
+    texts = _texts(ElementTree.fromstring(draw(_disk_set(*many))))
+    listed = [text for text in texts if text.startswith("vg-0")]
+    assert listed == [f"vg-{number:03}  lvm · 4.00 KiB" for number in range(11)]
+    assert "and 9 more" in texts
+
+
+def test_a_picture_has_an_end() -> None:
+    many = [volume(f"vg-{number}", "lvm", size=4096) for number in range(MAX_BOXES)]
+    tree = ElementTree.fromstring(draw(_disk_set(*many)))
+    assert f"only {MAX_BOXES} volumes are drawn" in _texts(tree)
+    assert len(list(tree.iter(f"{SVG}g"))) == MAX_BOXES
+
+
+def _texts(tree: ElementTree.Element) -> list[str]:
+    return [str(text.text) for text in tree.iter(f"{SVG}text")]
 
 
 def test_bars() -> None:

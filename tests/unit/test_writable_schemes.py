@@ -90,9 +90,9 @@ def test_a_log_of_partial_parity() -> None:
 
 def test_a_mirror_that_lacks_a_member() -> None:
     one = array(member1(CONTENT, (0, 1), number=0))
-    assert one.state is VolumeState.INCOMPLETE
+    assert one.state is VolumeState.DEGRADED
     assert "member 1 (device number 1) of 2 is missing" in refused(one.blocks)
-    assert refused(Slice(one.blocks, 512, 512)) == one.reason
+    assert refused(Slice(one.blocks, 512, 512)) == f"degraded: {one.reason}"
 
 
 def test_members_of_which_there_are_copies() -> None:

@@ -1,4 +1,4 @@
-"""Data at logical addresses, each sector compared with its checksum, and read from another copy where that is wrong.
+"""Data at logical addresses, each sector compared with its checksum, and had in another way where that is wrong.
 
 Source: btrfs documentation, "On-disk Format", section "Extent csum"; fs/btrfs/file-item.c ``btrfs_lookup_bio_sums``: data of a
 file with checksums that has none is an error to the kernel too.
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from mntapi.errors import Corrupt, MntapiError, ReadFailed
 from mntapi.filesystems.btrfs.chunks import Chunk, Chunks
 from mntapi.filesystems.btrfs.items import Type
+from mntapi.filesystems.btrfs.storage import Storage, most_telling
 from mntapi.filesystems.btrfs.superblock import Superblock
 from mntapi.filesystems.btrfs.tree import Item, Tree
-from mntapi.types import Blocks
 from mntapi.units import MIB, align_down, align_up
 
 STEP = MIB
@@ -23,10 +23,10 @@ _NONE = Item(((1 << 64) - 10, Type.EXTENT_CSUM, 0), b"", 0)
 
 
 class Data:
-    """Reads data. Thread-safe; borrows the volume."""
+    """Reads data. Thread-safe; borrows the storage."""
 
-    def __init__(self, volume: Blocks, superblock: Superblock, chunks: Chunks, checksums: Callable[[], Tree]) -> None:
-        self._volume = volume
+    def __init__(self, storage: Storage, superblock: Superblock, chunks: Chunks, checksums: Callable[[], Tree]) -> None:
+        self._storage = storage
         self._chunks = chunks
         self._checksums = checksums
         self._sector_size = superblock.sector_size
@@ -42,8 +42,9 @@ class Data:
             at: the byte on the volume that names the address, for errors.
 
         Raises:
-            Corrupt: no copy of a sector matches its checksum (reason ``checksum``), it has none, or lies in no chunk.
-            ReadFailed: no copy can be read.
+            Corrupt: no version of a sector matches its checksum (reason ``checksum``), it has none, or lies in no chunk; or
+                data without checksums is only on a device that missed a commit.
+            ReadFailed: no version can be read.
         """
         done = 0
         while done < len(buffer):
@@ -52,27 +53,8 @@ class Data:
             if verify:
                 self._verified(chunk, logical + done, buffer[done : done + count], at)
             else:
-                self._plain(chunk, logical + done, buffer[done : done + count])
+                self._storage.read(chunk, logical + done, buffer[done : done + count], is_verified=False)
             done += count
-
-    def _plain(self, chunk: Chunk, logical: int, buffer: memoryview) -> None:
-        """The first copy that can be read."""
-        failures: list[MntapiError] = []
-        for copy in chunk.copies:
-            try:
-                self._read(copy + logical - chunk.logical, buffer)
-            except (Corrupt, ReadFailed) as error:
-                failures.append(error)
-            else:
-                return
-        raise failures[0]
-
-    def _read(self, at: int, buffer: memoryview) -> None:
-        if at + len(buffer) > self._volume.size:
-            raise Corrupt(
-                "data outside the volume", offset=at, expected=f"at most {self._volume.size}", reason="run-outside-volume"
-            )
-        self._volume.readinto(at, buffer)
 
     def _verified(self, chunk: Chunk, logical: int, buffer: memoryview, at: int) -> None:
         start = align_down(logical, self._sector_size)
@@ -87,10 +69,10 @@ class Data:
         buffer[:] = whole[logical - start : logical - start + len(buffer)]
 
     def _sectors(self, chunk: Chunk, logical: int, buffer: memoryview, at: int) -> None:
-        """Whole sectors: all from the first copy if they are right, else each from the copy that has it right."""
+        """Whole sectors: all from what can be read first if they are right, else each from the version that has it right."""
         wanted = self._wanted(logical, len(buffer), at)
         try:
-            self._read(chunk.copies[0] + logical - chunk.logical, buffer)
+            self._storage.read(chunk, logical, buffer, is_verified=True)
             found = self._algorithm.each(buffer, self._sector_size)
         except (Corrupt, ReadFailed):
             found = b""
@@ -105,18 +87,17 @@ class Data:
 
     def _sector(self, chunk: Chunk, logical: int, buffer: memoryview, wanted: bytes) -> None:
         failures: list[MntapiError] = []
-        for copy in chunk.copies:
-            at = copy + logical - chunk.logical
+        for version in self._storage.versions(chunk, logical, len(buffer)):
             try:
-                self._read(at, buffer)
+                version.readinto(buffer)
                 found = self._algorithm.of(bytes(buffer))
                 if found == wanted:
                     return
                 what, hint = "the checksum of data is wrong", "what the guest wrote is not there any more"
-                raise Corrupt(what, offset=at, expected=wanted.hex(), found=found.hex(), hint=hint, reason="checksum")
+                raise Corrupt(what, offset=version.at, expected=wanted.hex(), found=found.hex(), hint=hint, reason="checksum")
             except (Corrupt, ReadFailed) as error:
                 failures.append(error)
-        raise failures[0]
+        raise most_telling(failures)
 
     def _wanted(self, logical: int, length: int, at: int) -> bytes:
         """The stored checksums of whole sectors, one after the other. Raises Corrupt where one is missing."""

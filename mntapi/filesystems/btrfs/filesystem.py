@@ -11,8 +11,12 @@ from mntapi.errors import Corrupt, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.btrfs.chunks import SystemChunks, TreeChunks
 from mntapi.filesystems.btrfs.content import Extents, FileContent, Unpacker
 from mntapi.filesystems.btrfs.data import Data
+from mntapi.filesystems.btrfs.devices import Devices, read_devices
 from mntapi.filesystems.btrfs.items import Inode, InodeFlag, Name, Type, parse_inode, parse_names, parse_root
-from mntapi.filesystems.btrfs.pointer import HIGHEST
+from mntapi.filesystems.btrfs.logtree import checksum_changes, read_logs, subvolume_changes
+from mntapi.filesystems.btrfs.patched import Patched
+from mntapi.filesystems.btrfs.pointer import HIGHEST, Pointer
+from mntapi.filesystems.btrfs.storage import Storage
 from mntapi.filesystems.btrfs.subvolumes import (
     ROOT_FOLDER,
     Numbers,
@@ -22,7 +26,7 @@ from mntapi.filesystems.btrfs.subvolumes import (
     read_default,
     read_roots,
 )
-from mntapi.filesystems.btrfs.superblock import Superblock, read_superblock
+from mntapi.filesystems.btrfs.superblock import Superblock
 from mntapi.filesystems.btrfs.tree import Item, Nodes, Tree
 from mntapi.filesystems.kinds import check_is_file, check_is_link, target_of
 from mntapi.filesystems.names import Folders, Listed, presentable
@@ -46,19 +50,20 @@ def open_filesystem(blocks: Blocks, signature: Signature) -> BtrfsFileSystem:
     Raises:
         Corrupt, Unsupported, ReadFailed: with the byte on the volume.
     """
-    return BtrfsFileSystem(blocks, read_superblock(blocks))
+    return BtrfsFileSystem(blocks, *read_devices(blocks))
 
 
 class BtrfsFileSystem:
-    """One btrfs on one device, its root that of the top-level subvolume. Thread-safe; borrows the volume."""
+    """One btrfs, its root that of the top-level subvolume. Thread-safe; borrows the volume."""
 
     kind = "btrfs"
 
-    def __init__(self, volume: Blocks, superblock: Superblock) -> None:
+    def __init__(self, volume: Blocks, superblock: Superblock, devices: Devices) -> None:
         self._sb = superblock
-        system = Nodes(volume, superblock, SystemChunks(superblock))
-        chunks = TreeChunks(Tree(system, superblock.chunk_root), superblock.device)
-        nodes = Nodes(volume, superblock, chunks)
+        storage = Storage(volume, devices)
+        system = Nodes(storage, superblock, SystemChunks(superblock))
+        chunks = TreeChunks(Tree(system, superblock.chunk_root))
+        nodes = Nodes(storage, superblock, chunks)
         self._caches = (system, nodes)
         self._nodes = nodes
         self._root_tree = Tree(nodes, superblock.root)
@@ -66,7 +71,8 @@ class BtrfsFileSystem:
         self._roots = read_roots(self._root_tree, superblock.root.at)
         self._numbers = Numbers(len(self._roots.all))
         self._trees = tuple(Tree(nodes, root.pointer) for root in self._roots.all)
-        self._data = Data(volume, superblock, chunks, self._checksum_tree)
+        self.unreplayed = self._replay()
+        self._data = Data(storage, superblock, chunks, self._checksum_tree)
         self._unpacker = Unpacker(self._data, superblock.sector_size)
         self._folders = Folders(self._listing, self.node)
         self.root = self.node(self._numbers.join(0, ROOT_FOLDER))
@@ -128,7 +134,7 @@ class BtrfsFileSystem:
         return found
 
     def capacity(self) -> Capacity:
-        """As the superblock says; what a second copy takes (profile DUP) is in neither figure."""
+        """As the superblock says: of all devices together; what copies and parity take is in neither figure."""
         return Capacity(total=self._sb.total, free=max(0, self._sb.total - self._sb.used), block_size=self._sb.sector_size)
 
     def subvolumes(self) -> tuple[Subvolume, ...]:
@@ -156,14 +162,39 @@ class BtrfsFileSystem:
         for nodes in self._caches:
             nodes.clear()
 
+    def _replay(self) -> str | None:
+        """Replay the log in memory, or say why not."""
+        if self._sb.log_root is None:
+            return None
+        try:
+            logs = read_logs(self._nodes, self._sb.log_root)
+            trees = list(self._trees)
+            for subvolume, log in logs.items():
+                position = self._roots.positions.get(subvolume)
+                if position is None:
+                    return f"log tree not replayed: it is of subvolume {subvolume}, which is not there"
+                changes = subvolume_changes(trees[position], log, self._sb.sector_size)
+                trees[position] = Patched(self._nodes, self._roots.all[position].pointer, changes)
+            items = sorted((item for log in logs.values() for item in log), key=lambda item: item.key)
+            changes = checksum_changes(self._checksum_tree(), items, self._sb.checksum.size, self._sb.sector_size)
+            self._checksums = Patched(self._nodes, self._checksum_root(), changes)
+        except MntapiError as error:
+            self._checksums = None
+            return f"log tree not replayed: {error}"
+        self._trees = tuple(trees)
+        return None
+
     def _checksum_tree(self) -> Tree:
         """That of the checksums of data. It is looked for when data is read: without it there are still the names."""
         if self._checksums is None:
-            item = self._root_tree.get((CHECKSUM_TREE, Type.ROOT_ITEM, 0))
-            if item is None:
-                raise Corrupt("there is no tree of checksums", offset=self._sb.root.at, reason="no-checksum")
-            self._checksums = Tree(self._nodes, parse_root(item).pointer)
+            self._checksums = Tree(self._nodes, self._checksum_root())
         return self._checksums
+
+    def _checksum_root(self) -> Pointer:
+        item = self._root_tree.get((CHECKSUM_TREE, Type.ROOT_ITEM, 0))
+        if item is None:
+            raise Corrupt("there is no tree of checksums", offset=self._sb.root.at, reason="no-checksum")
+        return parse_root(item).pointer
 
     def _inode(self, position: int, inode: int) -> Inode:
         return parse_inode(self._inode_item(position, inode))

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from mntapi.blocks import read
 from mntapi.errors import Corrupt, MntapiError, Unsupported
 from mntapi.filesystems.btrfs.checksums import ALGORITHMS, Algorithm
-from mntapi.filesystems.btrfs.pointer import MAX_LEVEL, Pointer
+from mntapi.filesystems.btrfs.pointer import HIGHEST, MAX_LEVEL, Pointer
 from mntapi.types import Blocks
 from mntapi.units import GIB, KIB, MIB
 
 PLACES = (64 * KIB, 64 * MIB, 256 * GIB)
-"""Bytes on the volume; the second and third are copies."""
+"""Bytes on a device; the second and third are copies."""
 SIZE = 4 * KIB
 MAGIC = b"_BHRfS_M"
-ROOT_TREE, CHUNK_TREE = 1, 3
+ROOT_TREE, CHUNK_TREE, LOG = 1, 3, HIGHEST - 6
 """Owners of nodes."""
 MAX_NODE = 64 * KIB
 CHECKSUM_ROOM = 32
@@ -28,8 +28,10 @@ CHECKSUM_ROOM = 32
 CHUNKS_AT = 811
 MAX_CHUNKS = 2048
 """Bytes of chunk items in the superblock."""
-_FIELDS = struct.Struct("<32x 16s 2Q 8s 4Q 8x 4Q 2I 8x I 4Q H 3B Q 90x 256s 16x 16s")
+_FIELDS = struct.Struct("<32x 16s 2Q 8s 4Q 8x 4Q 2I 8x I 4Q H 3B 2Q 50x 16s 16x 256s 16x 16s")
 _FEATURES_AT = 188
+_HISTORY = slice(72, 96)
+"""Generation, and where root tree and chunk tree are."""
 
 
 class Incompat(enum.IntFlag):
@@ -61,64 +63,83 @@ UNREADABLE = Incompat.ZONED | Incompat.EXTENT_TREE_V2 | Incompat.RAID_STRIPE_TRE
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """What a reader needs of it; sizes in bytes. ``at``: its own byte on the volume."""
+    """What a reader needs of it; sizes in bytes. ``at``: its own byte on the volume; ``start``: that of its device.
+
+    ``history`` is the same on all devices that have seen the same commits: where the trees are.
+    """
 
     at: int
+    start: int
     node_uuid: bytes
     """The file system UUID that tree nodes carry; the public one can be changed without writing them all."""
     generation: int
     root: Pointer
     chunk_root: Pointer
+    log_root: Pointer | None
+    """The tree of log trees, written by the transaction that was under way; None if nothing was synced since the commit."""
     total: int
     used: int
     sector_size: int
     node_size: int
     device: int
+    device_uuid: bytes
+    device_size: int
+    device_count: int
     checksum: Algorithm
     chunks: bytes
     """The chunks that the chunk tree itself lies in: keys and chunk items, one after the other."""
+    history: bytes
 
 
-def read_superblock(volume: Blocks) -> Superblock:
-    """The first superblock, or, where that is damaged, the newest sound copy.
+def read_superblock(volume: Blocks, start: int = 0) -> Superblock:
+    """The first superblock of a device, or, where that is damaged, the newest sound copy.
+
+    Args:
+        volume: what the device is on.
+        start: the device's first byte there.
 
     Raises:
         Corrupt, ReadFailed: there is none; says what is wrong with the first.
-        Unsupported: several devices, or a feature that this version does not know.
+        Unsupported: it has a feature that this version does not know.
     """
-    if volume.size < PLACES[0] + SIZE:
-        raise Corrupt("too small for a btrfs superblock", expected=f"{PLACES[0] + SIZE} bytes", found=volume.size)
+    if volume.size - start < PLACES[0] + SIZE:
+        raise Corrupt("too small for a btrfs superblock", expected=f"{PLACES[0] + SIZE} bytes", found=volume.size - start)
     sound: list[tuple[int, int, bytes]] = []
     failures: list[MntapiError] = []
-    for at in PLACES:
-        if at + SIZE > volume.size:
+    for place in PLACES:
+        if start + place + SIZE > volume.size:
             break
         try:
-            raw = read(volume, at, SIZE)
-            sound.append((verified_generation(raw, at), -at, raw))
+            raw = read(volume, start + place, SIZE)
+            sound.append((verified_generation(raw, place, start), -place, raw))
         except MntapiError as error:
             failures.append(error)
-        if at == PLACES[0] and sound:
+        if place == PLACES[0] and sound:
             break
     if not sound:
         raise failures[0]
     _, place, raw = max(sound)
-    return parse_superblock(raw, -place)
+    return parse_superblock(raw, -place, start)
 
 
-def verified_generation(raw: bytes, at: int) -> int:
+def verified_generation(raw: bytes, place: int, start: int = 0) -> int:
     """The generation of a superblock that is sound and lies where it says it does.
+
+    Args:
+        raw: its ``SIZE`` bytes.
+        place: its byte on its device.
+        start: the device's byte on the volume, for errors.
 
     Raises:
         Corrupt: there is none, it is a copy of another one, or its checksum is wrong.
         Unsupported: its checksum is of an unknown kind.
     """
-    fields = _FIELDS.unpack_from(raw)
+    fields, at = _FIELDS.unpack_from(raw), start + place
     own, magic, generation = fields[1], fields[3], fields[4]
     if magic != MAGIC:
         raise Corrupt("no btrfs superblock", offset=at + 64, expected=MAGIC.hex(), found=magic.hex())
-    if own != at:
-        raise Corrupt("a btrfs superblock that belongs elsewhere", offset=at + 48, expected=at, found=own)
+    if own != place:
+        raise Corrupt("a btrfs superblock that belongs elsewhere", offset=at + 48, expected=place, found=own)
     checksum = _algorithm(fields[19], at)
     wanted, found = raw[: checksum.size], checksum.of(raw[CHECKSUM_ROOM:])
     if wanted != found:
@@ -128,20 +149,47 @@ def verified_generation(raw: bytes, at: int) -> int:
     return int(generation)
 
 
-def parse_superblock(raw: bytes, at: int) -> Superblock:
-    """The superblock from its ``SIZE`` bytes at byte ``at``.
+def parse_superblock(raw: bytes, place: int, start: int = 0) -> Superblock:
+    """The superblock from its ``SIZE`` bytes at byte ``place`` of the device that begins at byte ``start`` of the volume.
 
     Raises:
         Corrupt: its numbers are impossible.
-        Unsupported: several devices, or a feature that changes the layout in a way this version does not know.
+        Unsupported: it has a feature that changes the layout in a way this version does not know.
     """
-    fields = _FIELDS.unpack_from(raw)
-    uuid, _, _, _, generation, root, chunk_root, _, total, used, _, device_count = fields[:12]
+    fields, at = _FIELDS.unpack_from(raw), start + place
+    uuid, _, _, _, generation, root, chunk_root, log_root, total, used, _, device_count = fields[:12]
     sector_size, node_size, chunks_size, chunk_generation, _, _, incompat, checksum = fields[12:20]
-    root_level, chunk_level, _, device, _, metadata_uuid = fields[20:]
+    root_level, chunk_level, log_level, device, device_size, device_uuid, _, metadata_uuid = fields[20:]
     if incompat & UNREADABLE or incompat & ~KNOWN:
         raise _unreadable(incompat, at)
-    _check_alone(device_count, at + 136)
+    _expect(device_count > 0, "no devices", at + 136, "at least 1", device_count)
+    _check_sizes(sector_size, node_size, chunks_size, at)
+    levels = (root_level, "root tree"), (chunk_level, "chunk tree"), (log_level, "tree of log trees")
+    for index, (level, tree) in enumerate(levels):
+        _expect(level <= MAX_LEVEL, f"the {tree} is too high", at + 198 + index, f"at most {MAX_LEVEL}", level)
+    return Superblock(
+        at=at,
+        start=start,
+        node_uuid=metadata_uuid if incompat & Incompat.METADATA_UUID else uuid,
+        generation=generation,
+        root=Pointer(root, root_level, generation, ROOT_TREE, at + 80),
+        chunk_root=Pointer(chunk_root, chunk_level, chunk_generation, CHUNK_TREE, at + 88),
+        log_root=Pointer(log_root, log_level, generation + 1, LOG, at + 96) if log_root else None,
+        total=total,
+        used=used,
+        sector_size=sector_size,
+        node_size=node_size,
+        device=device,
+        device_uuid=device_uuid,
+        device_size=device_size,
+        device_count=device_count,
+        checksum=_algorithm(checksum, at),
+        chunks=raw[CHUNKS_AT : CHUNKS_AT + chunks_size],
+        history=raw[_HISTORY],
+    )
+
+
+def _check_sizes(sector_size: int, node_size: int, chunks_size: int, at: int) -> None:
     _expect(_is_size(sector_size, 512, MAX_NODE), "the sector size is impossible", at + 144, "512 to 65536", sector_size)
     _expect(
         _is_size(node_size, sector_size, MAX_NODE) and node_size >= 4 * KIB,
@@ -157,32 +205,6 @@ def parse_superblock(raw: bytes, at: int) -> Superblock:
         f"at most {MAX_CHUNKS}",
         chunks_size,
     )
-    _expect(root_level <= MAX_LEVEL, "the root tree is too high", at + 198, f"at most {MAX_LEVEL}", root_level)
-    _expect(chunk_level <= MAX_LEVEL, "the chunk tree is too high", at + 199, f"at most {MAX_LEVEL}", chunk_level)
-    return Superblock(
-        at=at,
-        node_uuid=metadata_uuid if incompat & Incompat.METADATA_UUID else uuid,
-        generation=generation,
-        root=Pointer(root, root_level, generation, ROOT_TREE, at + 80),
-        chunk_root=Pointer(chunk_root, chunk_level, chunk_generation, CHUNK_TREE, at + 88),
-        total=total,
-        used=used,
-        sector_size=sector_size,
-        node_size=node_size,
-        device=device,
-        checksum=_algorithm(checksum, at),
-        chunks=raw[CHUNKS_AT : CHUNKS_AT + chunks_size],
-    )
-
-
-def _check_alone(devices: int, at: int) -> None:
-    _expect(devices > 0, "no devices", at, "1", devices)
-    others = devices - 1
-    if others:
-        plural = "s" if others > 1 else ""
-        raise Unsupported(
-            f"btrfs over {devices} devices, which needs {others} other{plural}", offset=at, reason="several-devices"
-        )
 
 
 def _algorithm(number: int, at: int) -> Algorithm:

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from mntapi.blocks import read
 from mntapi.errors import Corrupt, MntapiError, ReadFailed
 from mntapi.filesystems.btrfs.chunks import Chunks
+from mntapi.filesystems.btrfs.devices import split
 from mntapi.filesystems.btrfs.pointer import HIGHEST, MAX_LEVEL, Key, Pointer
-from mntapi.filesystems.btrfs.superblock import CHECKSUM_ROOM, Superblock
-from mntapi.types import Blocks
+from mntapi.filesystems.btrfs.storage import Storage, Version, most_telling
+from mntapi.filesystems.btrfs.superblock import CHECKSUM_ROOM, ROOT_TREE, Superblock
 from mntapi.units import MIB
 
 CACHED = 6 * MIB
@@ -127,10 +127,10 @@ def is_of_users(tree: int) -> bool:
 
 
 class Nodes:
-    """Reads nodes: the first copy that is what it must be. Keeps those used last. Thread-safe; borrows the volume."""
+    """Reads nodes: the first version that is what it must be. Keeps those used last. Thread-safe; borrows the storage."""
 
-    def __init__(self, volume: Blocks, superblock: Superblock, chunks: Chunks) -> None:
-        self._volume = volume
+    def __init__(self, storage: Storage, superblock: Superblock, chunks: Chunks) -> None:
+        self._storage = storage
         self._superblock = superblock
         self._chunks = chunks
         self._most = CACHED // superblock.node_size
@@ -143,7 +143,8 @@ class Nodes:
         """The node there.
 
         Raises:
-            Corrupt, ReadFailed: no copy is readable and what it must be; says what is wrong with the first.
+            Corrupt, ReadFailed: no version is readable and what it must be; says what is wrong with the first, or which
+                device is missing.
         """
         with self._lock:
             node = self._nodes.get(pointer.logical)
@@ -151,14 +152,14 @@ class Nodes:
                 self._nodes.move_to_end(pointer.logical)
         if node is not None and _difference(node, pointer) is None:
             return node
-        node = self._from_copies(pointer)
+        node = self._from_versions(pointer)
         with self._lock:
             self._nodes[pointer.logical] = node
             while len(self._nodes) > self._most:
                 self._nodes.popitem(last=False)
         return node
 
-    def _from_copies(self, pointer: Pointer) -> Node:
+    def _from_versions(self, pointer: Pointer) -> Node:
         size = self._superblock.node_size
         chunk = self._chunks.find(pointer.logical, pointer.at)
         if pointer.logical + size > chunk.end:
@@ -166,18 +167,38 @@ class Nodes:
                 "a tree node goes past the end of its chunk", offset=pointer.at, expected=chunk.end, reason="no-chunk"
             )
         failures: list[MntapiError] = []
-        for copy in chunk.copies:
+        versions = self._storage.versions(chunk, pointer.logical, size)
+        for version in versions:
             try:
-                return self._copy(pointer, copy + pointer.logical - chunk.logical)
+                node = self._verified(pointer, version)
             except (Corrupt, ReadFailed) as error:
                 failures.append(error)
-        raise failures[0]
+                continue
+            if pointer.owner == ROOT_TREE and node.generation == self._superblock.generation:
+                self._check_agreement(pointer, node, version, versions)
+            return node
+        raise most_telling(failures)
 
-    def _copy(self, pointer: Pointer, at: int) -> Node:
-        size = self._superblock.node_size
-        if at + size > self._volume.size:
-            raise Corrupt("a tree node outside the volume", offset=at, expected=f"at most {self._volume.size}")
-        node = parse_node(read(self._volume, at, size), at, self._superblock, pointer.logical)
+    def _check_agreement(self, pointer: Pointer, node: Node, version: Version, others: Iterator[Version]) -> None:
+        """Raise Corrupt if another device has something else there that is as right.
+
+        Each half of a mirror that was mounted alone goes on counting from the same generation, and often writes to the same
+        places: together they would be a file system that never was. The root tree changes with every commit, and has times.
+        """
+        for other in others:
+            if version.device is None or other.device in (None, version.device):
+                continue
+            try:
+                same = self._verified(pointer, other).raw == node.raw
+            except (Corrupt, ReadFailed):
+                continue  # a damaged copy is no other history
+            if not same:
+                raise split(other.at, node.at)
+
+    def _verified(self, pointer: Pointer, version: Version) -> Node:
+        raw, at = bytearray(self._superblock.node_size), version.at
+        version.readinto(memoryview(raw))
+        node = parse_node(bytes(raw), at, self._superblock, pointer.logical)
         difference = _difference(node, pointer)
         if difference is not None:
             what, expected, found = difference

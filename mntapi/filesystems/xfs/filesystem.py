@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import stat
 import struct
 from collections.abc import Iterator, Mapping
 
 from mntapi.blocks import Cache
-from mntapi.errors import Corrupt, Unsupported
+from mntapi.errors import Corrupt, MntapiError, Unsupported
 from mntapi.filesystems.kinds import check_is_file, check_is_link, target_of
 from mntapi.filesystems.names import Folders, Listed
 from mntapi.filesystems.runs import RunBlocks
@@ -15,8 +14,10 @@ from mntapi.filesystems.xfs import attributes
 from mntapi.filesystems.xfs.described import REMOTE, Metadata
 from mntapi.filesystems.xfs.directory import INDEX_AT, list_blocks, list_short
 from mntapi.filesystems.xfs.extents import Extents
+from mntapi.filesystems.xfs.groups import Counts, count
 from mntapi.filesystems.xfs.inode import Format, Inode, parse_inode
 from mntapi.filesystems.xfs.inode_table import InodeTable
+from mntapi.filesystems.xfs.recovery import replay
 from mntapi.filesystems.xfs.superblock import Superblock, find_superblock
 from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
 
@@ -31,19 +32,33 @@ _SIZED = (FileKind.FILE, FileKind.DIRECTORY, FileKind.SYMLINK)
 
 
 def open_filesystem(blocks: Blocks, signature: Signature) -> XfsFileSystem:
-    """Read the superblock and the root folder of the volume ``blocks``.
+    """Read the superblock and the root folder of the volume ``blocks``; a log that is not empty is replayed in memory.
 
     Raises:
-        Corrupt, Unsupported, ReadFailed: with the byte on the volume.
+        Corrupt, Unsupported, ReadFailed: with the byte on the volume. A log that cannot be replayed is no error: the
+            file system is read as it lies there, and ``unreplayed`` says why.
     """
-    return XfsFileSystem(blocks, find_superblock(blocks), signature.kind)
+    superblock = find_superblock(blocks)
+    if not signature.dirty:
+        return XfsFileSystem(blocks, superblock, signature.kind)
+    try:
+        volume, unreplayed = replay(blocks, superblock)
+        found = XfsFileSystem(volume, find_superblock(volume), signature.kind, is_replayed=True)
+    except MntapiError as error:
+        found = XfsFileSystem(blocks, superblock, signature.kind)
+        unreplayed = f"the log cannot be replayed: {error}"
+    found.unreplayed = unreplayed
+    return found
 
 
 class XfsFileSystem:
     """One XFS file system. Thread-safe; borrows the volume."""
 
-    def __init__(self, volume: Blocks, superblock: Superblock, kind: str) -> None:
+    def __init__(self, volume: Blocks, superblock: Superblock, kind: str, *, is_replayed: bool = False) -> None:
         self.kind = kind
+        self.unreplayed: str | None = None
+        """Why the newest changes may be missing: what is in the log could not be replayed."""
+        self._is_replayed = is_replayed
         self._volume = volume
         self._sb = superblock
         self._uuid = superblock.uuid if superblock.version == 5 else None
@@ -51,6 +66,7 @@ class XfsFileSystem:
         self._metadata = Metadata(self._cache, superblock)
         self._inodes = InodeTable(volume, self._metadata, superblock)
         self._extents = Extents(self._metadata, superblock)
+        self._last: tuple[FileKind, Inode] | None = None
         self._folders = Folders(self._listing, self.node, fold=_fold if superblock.folds_case else None)
         self.root = self.node(superblock.root)
         if self.root.kind is not FileKind.DIRECTORY:
@@ -59,20 +75,20 @@ class XfsFileSystem:
     def node(self, inode: int) -> Node:
         kind, found = self._used(inode)
         return Node(
-            inode=inode,
-            kind=kind,
-            size=found.size if kind in _SIZED else 0,
-            mode=stat.S_IMODE(found.mode),
-            uid=found.uid,
-            gid=found.gid,
-            links=found.links,
-            allocated=found.blocks * self._sb.block_size,
-            mtime_ns=found.mtime_ns,
-            atime_ns=found.atime_ns,
-            ctime_ns=found.ctime_ns,
-            birthtime_ns=found.birthtime_ns,
-            rdev=found.rdev,
-            reason=REALTIME if _is_elsewhere(found) else None,
+            inode,
+            kind,
+            found.size if kind in _SIZED else 0,
+            found.mode & 0o7777,
+            found.uid,
+            found.gid,
+            found.links,
+            found.blocks * self._sb.block_size,
+            found.mtime_ns,
+            found.atime_ns,
+            found.ctime_ns,
+            found.birthtime_ns,
+            0 if kind in _SIZED else found.rdev,
+            REALTIME if found.is_realtime and kind is FileKind.FILE else None,
         )
 
     def lookup(self, directory: Node, name: str) -> Node:
@@ -122,26 +138,36 @@ class XfsFileSystem:
         return dict(attributes.shown(blocks.attributes()))
 
     def capacity(self) -> Capacity:
-        size, total = self._sb.block_size, max(0, self._sb.blocks - self._sb.log_blocks)
+        sb = self._sb
+        size, total = sb.block_size, max(0, sb.blocks - sb.log_blocks)
+        told = Counts(sb.free_blocks, sb.inodes, sb.free_inodes)
+        free_blocks, inodes, free_inodes = count(self._volume, sb) if self._is_replayed else told
         return Capacity(
             total=total * size,
-            free=min(total, self._sb.free_blocks) * size,
+            free=min(total, free_blocks) * size,
             block_size=size,
-            inodes=self._sb.inodes,
-            inodes_free=min(self._sb.inodes, self._sb.free_inodes),
+            inodes=inodes,
+            inodes_free=min(inodes, free_inodes),
         )
 
     def close(self) -> None:
         self._folders.clear()
         self._inodes.clear()
+        self._last = None
         self._cache.close()
 
     def _used(self, number: int) -> tuple[FileKind, Inode]:
+        """An inode that is in use. The last one is kept: whoever asks for its node asks for its attributes or contents next."""
+        last = self._last
+        if last is not None and last[1].number == number:
+            return last
         at = self._sb.inode_at(number)
         inode = parse_inode(self._inodes.read(at), number, at, self._uuid)
-        if inode.kind is None or inode.links == 0:
+        kind = inode.kind
+        if kind is None or inode.links == 0:
             raise Corrupt(f"inode {number} is not in use", offset=at, found=oct(inode.mode))
-        return inode.kind, inode
+        self._last = kind, inode
+        return kind, inode
 
     def _remote_target(self, inode: Inode) -> bytes:
         """The target of a link in blocks of its own; in version 5 each extent of them describes itself."""

@@ -24,7 +24,7 @@ SIZE = 512
 CHECKSUM_AT = 224
 MAX_INODE = (1 << 47) - 2
 """The largest inode number a file system may have here: a tree of several volumes keeps the bits above."""
-_FIELDS = struct.Struct(">4sIQ16x16sQQ20xII4xI4H12x5BxBx3Q40xB7x2I4x2I28x16s")
+_FIELDS = struct.Struct(">4sIQ16x16sQQ20xII4xI4H12x5BxBx3Q40xB7x2I4x3I24x16s")
 """The gaps are fields no reader needs."""
 
 
@@ -37,6 +37,8 @@ class Version(enum.IntFlag):
     MOREBITS = 0x8000
 
 
+LAZY_COUNTERS = 0x2
+"""Bit of ``sb_features2``: the counts of the superblock are written at unmount only."""
 FTYPE2 = 0x200
 """Bit of ``sb_features2`` in version 4: folders tell the kind of each file."""
 
@@ -71,6 +73,8 @@ class Superblock:
     blocks: int
     uuid: bytes
     """What metadata carries: the volume's own UUID, or the one it had before somebody changed that."""
+    volume_uuid: bytes
+    """The volume's own, which records of its log carry."""
     root: int
     ag_blocks: int
     ag_count: int
@@ -78,8 +82,16 @@ class Superblock:
     sector_size: int
     inode_size: int
     inodes_per_block_log: int
+    log_start: int
+    """Block number, 0 where it is on another volume."""
     log_blocks: int
     """Of the log in this volume; 0 where it is on another."""
+    log_incompat: int
+    """Features that whoever replays the log must know."""
+    needs_repair: bool
+    """Whether xfs_repair was begun and not finished."""
+    has_lazy_counters: bool
+    """Whether the counts below are only right after an unmount."""
     inodes: int
     free_inodes: int
     free_blocks: int
@@ -145,7 +157,8 @@ def parse_superblock(raw: bytes, at: int = 0) -> Superblock:
     magic, block_size, blocks, uuid, log_start, root, ag_blocks, ag_count, log_blocks = fields[:9]
     version, sector_size, inode_size, inodes_per_block = fields[9:13]
     block_log, sector_log, inode_log, inodes_per_block_log, ag_block_log, in_progress = fields[13:19]
-    inodes, free_inodes, free_blocks, directory_log, features, bad_features, _, incompat, meta_uuid = fields[19:]
+    inodes, free_inodes, free_blocks, directory_log, features, bad_features, _, incompat = fields[19:27]
+    log_incompat, meta_uuid = fields[27:]
     number = version & 0xF
 
     expect = _expecting(at)
@@ -169,13 +182,18 @@ def parse_superblock(raw: bytes, at: int = 0) -> Superblock:
         blocks=blocks,
         uuid=meta_uuid if number == 5 and incompat & Incompat.META_UUID else uuid,
         root=root,
+        volume_uuid=uuid,
         ag_blocks=ag_blocks,
         ag_count=ag_count,
         ag_block_log=ag_block_log,
         sector_size=sector_size,
         inode_size=inode_size,
         inodes_per_block_log=inodes_per_block_log,
+        log_start=log_start,
         log_blocks=log_blocks if log_start else 0,
+        log_incompat=log_incompat if number == 5 else 0,
+        needs_repair=number == 5 and bool(incompat & Incompat.NEEDS_REPAIR),
+        has_lazy_counters=bool((features | bad_features) & LAZY_COUNTERS),
         inodes=inodes,
         free_inodes=free_inodes,
         free_blocks=free_blocks,

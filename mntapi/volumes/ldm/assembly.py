@@ -199,6 +199,6 @@ def _mirror(components: Sequence[ComponentRecord], copies: Sequence[Copy], size:
     used = sorted(current or copies, key=lambda copy: not copy.is_whole) if is_current else old[:1]
     lacks = [text for copy in copies for text in (*copy.lacks, *(copy.stale if is_current else ()))]
     lacks += [f"copy {one.name} is {one.state or 'in no state'}" for one in components if one.state not in _GOOD_STATES]
-    stale = () if is_current else used[0].stale
+    stale = () if is_current else used[0].stale or ("what is read is an old copy",)
     members = [*(copy.blocks for copy in used), *[None] * (len(copies) - len(used))]
     return Copy(Mirrored(members, size), tuple(lacks), stale, used[0].is_whole)

@@ -15,7 +15,7 @@ from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Volume, VolumeState
 from mntapi.units import format_size
 from mntapi.volumes.copies import why_not_alike
-from mntapi.volumes.ldm.assembly import Assembled, Assembler
+from mntapi.volumes.ldm.assembly import Assembled, Assembler, Copy
 from mntapi.volumes.ldm.database import Database
 from mntapi.volumes.ldm.disk import DynamicDisk
 from mntapi.volumes.ldm.records import ComponentRecord, Layout, VolumeRecord
@@ -86,16 +86,16 @@ def _volume(record: VolumeRecord, assembler: Assembler, group: str, sequence: in
         return _unusable(record, error, details)
     content = assembled.content
     there = [disk for disk in map(assembler.disk_of, assembled.partitions) if disk is not None]
-    reason = _reason(record, assembled)
+    reason = _reason(record, content)
     place = _place(record, assembled, there)
     return Volume(
         id=f"ldm:{record.guid}",
         name=component_name("ldm-" + record.name),
         kind=KIND,
-        blocks=Unwritable(content.blocks, reason or "") if content.lacks else content.blocks,
+        blocks=Unwritable(content.blocks, _not_written(content, reason)) if content.lacks else content.blocks,
         disk=None if place is None else there[0].volume.disk,
         offset=place,
-        state=VolumeState.INCOMPLETE if content.lacks else VolumeState.OK,
+        state=_state(content),
         reason=reason,
         type_code=f"0x{record.partition_type:02x}",
         members=tuple(dict.fromkeys(member for disk in there for member in disk.members)),
@@ -125,12 +125,18 @@ def _unusable(record: VolumeRecord, error: MntapiError, details: Mapping[str, st
     )
 
 
-def _reason(record: VolumeRecord, assembled: Assembled) -> str | None:
-    content = assembled.content
-    texts = []
-    if content.lacks:
-        texts.append(("degraded: " if content.is_whole else "") + "; ".join(dict.fromkeys(content.lacks)))
-    texts += dict.fromkeys(content.stale)
+def _state(content: Copy) -> VolumeState:
+    if not content.lacks:
+        return VolumeState.OK
+    return VolumeState.DEGRADED if content.is_whole and not content.stale else VolumeState.INCOMPLETE
+
+
+def _not_written(content: Copy, reason: str | None) -> str:
+    return f"{'degraded: ' if content.is_whole else ''}{reason}"
+
+
+def _reason(record: VolumeRecord, content: Copy) -> str | None:
+    texts = [*dict.fromkeys((*content.lacks, *content.stale))]
     if record.state not in _USUAL_STATES:
         texts.append(f"the database says it is {record.state or 'in no state'}")
     return "; ".join(texts) or None

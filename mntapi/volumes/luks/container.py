@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mntapi.blocks import Concat, Slice
 from mntapi.crypto.keyslot import KeySlot
@@ -16,6 +17,7 @@ from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.volumes.luks.blocks import Decrypted
 from mntapi.volumes.luks.header import Header, Place, Segment, read_luks1
 from mntapi.volumes.luks.luks2 import read_luks2
+from mntapi.volumes.luks.places import known_as
 from mntapi.volumes.luks.unlock import Attempt, find_master_key
 
 _LUKS1 = b"LUKS\xba\xbe\0\1"
@@ -42,6 +44,7 @@ class Containers:
         try:
             yield from self._inside(container, Place(container.blocks if detached is None else detached))
         except MntapiError as error:
+            self._keys.meet(*known_as(container))
             yield replace(container, state=_state(error), reason=_joined(container.reason, f"luks: {error}"))
 
     def _inside(self, container: Volume, place: Place) -> Iterator[Volume]:
@@ -80,12 +83,13 @@ class Containers:
         return self._opened[key]
 
     def _try_keys(self, container: Volume, header: Header, place: Place, prefix: str) -> _Opened:
+        self._keys.meet(*known_as(container), *_names(header))
         if header.unsupported is not None:
             return _Opened((), prefix + header.unsupported, VolumeState.UNSUPPORTED)
         for segment in header.segments:
             check_name(segment.encryption)
-        names = (container.id, container.name, *_names(header))
-        attempt = Attempt(header, place, self._keys.memory)
+        names = (*known_as(container), *_names(header))
+        attempt = Attempt(header, place, self._keys.memory, partial(self._keys.announce, container.name))
         wants = _wants(header)
         master = find_master_key(attempt, self._keys, names, container.name, prefix + wants)
         if master is not None:

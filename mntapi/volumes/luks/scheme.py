@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mntapi.blocks import read_clipped
 from mntapi.keys import KeyKind, Keys, Secret
 from mntapi.types import Volume
-from mntapi.volumes.luks.places import HEAD, MAGIC, SECOND_MAGIC, SIZES
+from mntapi.volumes.luks.places import HEAD, MAGIC, SECOND_MAGIC, SIZES, known_as
 
 if TYPE_CHECKING:
     from mntapi.volumes.luks.container import Containers
@@ -50,7 +50,7 @@ class Luks:
 
     def _detached(self, volume: Volume) -> Secret | None:
         """The header that a key holds for this very volume."""
-        for key in self._keys.of(volume.id, volume.name, kind=KeyKind.HEADER):
+        for key in self._keys.of(*known_as(volume), kind=KeyKind.HEADER):
             if key.volume is not None:
                 return key.secret
         return None

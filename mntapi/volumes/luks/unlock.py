@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mntapi.crypto.keyslot import KeySlot
@@ -18,6 +18,8 @@ MAX_ASKED = 3
 """Times a person is asked for a passphrase."""
 MAX_TYPED = 512
 """Bytes of a passphrase that a person types: cryptsetup's own limit."""
+_MARK = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8, which some editors put at the start of a file."""
 
 
 @dataclass(slots=True)
@@ -27,11 +29,14 @@ class Attempt:
     header: Header
     place: Place
     memory: int
+    announce: Callable[[str], None] = field(repr=False)
+    """Is told, once, that trying a key on a slot takes a while."""
     wrong: int = 0
     """Keys that were compared with at least one slot and fit none."""
     troubles: list[str] = field(default_factory=list)
     """Why slots could not be tried, each once."""
     _is_compared: bool = False
+    _is_announced: bool = False
     _ends_at: float = field(default_factory=lambda: time.monotonic() + MAX_TIME_S)
 
     def master_key(self, keys: Iterable[Key]) -> bytes | None:
@@ -66,6 +71,9 @@ class Attempt:
         if slot.kdf.memory * KIB > self.memory:
             self._note(f"slot {slot.number} cannot be tried: {slot.kdf} is more memory than there is")
             return None
+        if slot.kdf.is_slow and not self._is_announced:
+            self._is_announced = True
+            self.announce(f"trying a key takes a while (slot {slot.number}: {slot.kdf})")
         candidate = slot.candidate(passphrase, self.place.read)
         fits = digest is not None and digest.fits(candidate)
         self._is_compared = True
@@ -77,17 +85,23 @@ class Attempt:
 
 
 def _spellings(secret: Secret) -> Iterator[memoryview]:
-    """The passphrase as it is, and without the newline that editors put at the end of a file; the likelier one first.
+    """The passphrases that the contents of a file may stand for, the likelier one first: each costs the whole derivation.
 
-    No copy is made: what is in Python's own memory cannot be overwritten for sure.
+    One line of text is what a person typed, and the newline and the byte order mark are the editor's: first without them, then
+    as it is, which is how cryptsetup takes key files. All else is a key file, as it is. No copy is made: what is in Python's own
+    memory cannot be overwritten for sure.
     """
     content = secret.view()
-    if bytes(content[-1:]) != b"\n":
-        yield content
-        return
-    stripped = content[: -2 if bytes(content[-2:]) == b"\r\n" else -1]
-    is_text = len(stripped) <= MAX_TYPED and not any(byte in b"\n\0" for byte in stripped)
-    yield from (stripped, content) if is_text else (content, stripped)
+    start = len(_MARK) if bytes(content[: len(_MARK)]) == _MARK else 0
+    end = next((len(ending) for ending in (b"\r\n", b"\n") if bytes(content[-len(ending) :]) == ending), 0)
+    typed = content[start : len(content) - end]
+    if len(typed) < len(content) and _can_be_typed(typed):
+        yield typed
+    yield content
+
+
+def _can_be_typed(content: memoryview) -> bool:
+    return len(content) <= MAX_TYPED and not any(byte < 0x20 and byte != 0x09 or byte == 0x7F for byte in content)
 
 
 def find_master_key(attempt: Attempt, keys: Keys, names: tuple[str, ...], shown: str, wants: str) -> bytes | None:

@@ -1,15 +1,15 @@
 """LVM2: physical volumes in, logical volumes out, with no device-mapper and nothing activated.
 
-Read: linear, striped, mirror, RAID 0 to 10, thin volumes, snapshots, cached volumes, ``pvmove`` under way, zero and error
-segments. Named, and not read: dm-integrity, writecache, VDO, a RAID reshape under way, LVM1. Not here: RAID arithmetic
-(``mntapi.volumes.raid``). Start reading at ``label.py``, then ``area.py``, ``text.py``, ``group.py``, ``mapping.py``;
-``members.py`` decides which disks belong together.
+Read: linear, striped, mirror, RAID 0 to 10 (with integrity checksums too), thin volumes, snapshots, cached volumes, write
+caches, ``pvmove`` under way, zero and error segments. Named, and not read: VDO, a RAID reshape under way, LVM1. Not here:
+RAID arithmetic (``mntapi.volumes.raid``). Start reading at ``label.py``, then ``area.py``, ``text.py``, ``group.py``,
+``mapping.py``; ``members.py`` decides which disks belong together.
 
 Always true:
 
 * Metadata counts only with its checksum; the newest generation wins, older ones in the buffer are never used.
 * A volume is given only if what it lies on makes sense as a whole: no cycle, no extent used twice.
-* What is on a disk that is not there cannot be read; what redundancy replaces can, and the volume says ``degraded``.
+* What is on a disk that is not there cannot be read; what redundancy replaces can, and the volume is DEGRADED.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from heapq import merge
+from itertools import groupby, islice
 from threading import Lock
 
 from mntapi.blocks import check_range
@@ -24,6 +26,9 @@ offset of its content."""
 
 MAX_CHUNKS = 1 << 24
 """Chunks in a table; 8 bytes each. 64 GiB of changes in a snapshot with chunks of 4 KiB, 1 TiB with 64 KiB."""
+
+MAX_PLACES = 16
+"""Places of one chunk of which one is chosen. A power cut leaves two."""
 
 _BATCH = 1 << 18
 """Chunks that are sorted together, or a few more. A look-up searches those batches that may have the chunk, at most 64."""
@@ -85,6 +90,7 @@ class ChunkTable:
         chunks, places: how many there are of each. A place that there is not is kept as one behind the last.
         pieces: what the table holds, as (chunks, places) of the same length, in any order.
         name: begins every message.
+        choose: of two places of one chunk, the one that counts; None: there must be one.
 
     Raises:
         Corrupt: a chunk is not in the volume.
@@ -95,7 +101,15 @@ class ChunkTable:
     A chunk that is not in the volume may be any chunk, misread, so nothing of the table can be trusted then.
     """
 
-    def __init__(self, chunks: int, places: int, pieces: Iterable[tuple[Sequence[int], Sequence[int]]], name: str) -> None:
+    def __init__(
+        self,
+        chunks: int,
+        places: int,
+        pieces: Iterable[tuple[Sequence[int], Sequence[int]]],
+        name: str,
+        choose: Callable[[int, int], int] | None = None,
+    ) -> None:
+        self._choose = choose
         self._chunks = chunks
         self._places = places
         self._shift = (places + 1).bit_length()
@@ -129,16 +143,28 @@ class ChunkTable:
             raise Unsupported(f"{self._name}: more than {MAX_CHUNKS} chunks differ from the origin", reason="too-many-chunks")
 
     def between(self, first: int, end: int) -> Iterator[tuple[int, int]]:
-        """The chunks in ``first .. end``, ascending, each with its place. Raises Corrupt where one has two places."""
-        low, high, last = first << self._shift, end << self._shift, -1
-        mask = (1 << self._shift) - 1
+        """The chunks in ``first .. end``, ascending, each with its place. Raises Corrupt where one has too many places."""
+        low, high = first << self._shift, end << self._shift
         parts = [batch.between(low, high) for batch in self._batches if batch.first < end and batch.last >= first]
-        for packed in map(int, merge(*parts)):
-            chunk = packed >> self._shift
+        packed = map(int, merge(*parts))
+        return self._unique(packed) if self._choose is None else self._chosen(packed, self._choose)
+
+    def _unique(self, packed: Iterable[int]) -> Iterator[tuple[int, int]]:
+        mask, last = (1 << self._shift) - 1, -1
+        for number in packed:
+            chunk = number >> self._shift
             if chunk == last:
                 raise self._corrupt(f"keeps chunk {chunk} twice")
             last = chunk
-            yield chunk, packed & mask
+            yield chunk, number & mask
+
+    def _chosen(self, packed: Iterable[int], choose: Callable[[int, int], int]) -> Iterator[tuple[int, int]]:
+        mask, shift = (1 << self._shift) - 1, self._shift
+        for chunk, numbers in groupby(packed, lambda number: number >> shift):
+            places = [number & mask for number in islice(numbers, MAX_PLACES + 1)]
+            if len(places) > MAX_PLACES:
+                raise self._corrupt(f"keeps chunk {chunk} more than {MAX_PLACES} times")
+            yield chunk, reduce(choose, places)
 
     def _corrupt(self, what: str, expected: object = None, found: object = None) -> Corrupt:
         return Corrupt(f"{self._name}: {what}", expected=expected, found=found, reason="lvm-metadata")

@@ -17,10 +17,12 @@ from mntapi.units import SECTOR
 from mntapi.volumes.lvm import mirror, raid
 from mntapi.volumes.lvm.cache import Cached
 from mntapi.volumes.lvm.group import LogicalVolume, PhysicalVolume, Segment, VolumeGroup
+from mntapi.volumes.lvm.integrity import with_journal
 from mntapi.volumes.lvm.references import Map, Place, places, raid_names
 from mntapi.volumes.lvm.snapshot import Snapshot, merging
 from mntapi.volumes.lvm.text import Section
 from mntapi.volumes.lvm.thin import ThinPool
+from mntapi.volumes.lvm.writecache import write_cached
 from mntapi.volumes.raid import Mirrored, Striped
 
 MAX_CHUNK = 2**32
@@ -28,8 +30,6 @@ MAX_CHUNK = 2**32
 
 _ERROR = "an error segment: LVM has given these extents up"
 _UNSUPPORTED = {
-    "integrity": "integrity checksums under the volume (dm-integrity)",
-    "writecache": "a write cache (dm-writecache)",
     "vdo": "deduplication (VDO)",
     "vdo-pool": "deduplication (VDO)",
 }
@@ -37,6 +37,7 @@ _NOT_WRITTEN = {
     "snapshot": "a snapshot is not written: its store would have to take the chunks that change",
     "thin": "a thin volume is not written: its pool would have to give it chunks",
     "cache": "a cached volume is not written: its cache would have to be told",
+    "writecache": "a volume with a write cache is not written: its cache would have to be told",
 }
 """Kinds of segments that lie on what could be written, by why they are only read."""
 
@@ -46,6 +47,13 @@ class Mapped(NamedTuple):
 
     blocks: Blocks
     notes: tuple[str, ...] = ()
+    is_whole: bool = True
+    """Whether all can be read in spite of the notes, by redundancy."""
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether redundancy has to help."""
+        return bool(self.notes) and self.is_whole
 
 
 class Start(NamedTuple):
@@ -91,8 +99,9 @@ class Mapper:
             MntapiError: what reading its metadata raises.
         """
         mapped = self._whole(name)
-        why = "; ".join(mapped.notes) or self._why_not_written(name)
-        return mapped if why is None else Mapped(Unwritable(mapped.blocks, why), mapped.notes)
+        degraded = "degraded: " if mapped.is_degraded else ""
+        why = degraded + "; ".join(mapped.notes) or self._why_not_written(name)
+        return mapped if why is None else mapped._replace(blocks=Unwritable(mapped.blocks, why))
 
     def _why_not_written(self, name: str) -> str | None:
         """Why it must not be written although what it lies on may be, or None."""
@@ -111,7 +120,7 @@ class Mapper:
             store = self._merging_into[name]
             origin, cow = self._raw(name), self._raw(store)
             self._graph.check(store)
-            return Mapped(merging(origin.blocks, cow.blocks, origin.blocks.size), _joined(origin, cow))
+            return _over(merging(origin.blocks, cow.blocks, origin.blocks.size), origin, cow)
         return self._raw(name)
 
     def is_shown(self, volume: LogicalVolume) -> bool:
@@ -150,7 +159,14 @@ class Mapper:
     def size(self, volume: LogicalVolume) -> int:
         """Bytes of the volume, as far as the description tells."""
         store = self._stores.get(volume.name)
-        return (store.extent_count if store is not None else volume.extent_count) * self._group.extent_size
+        size = (store.extent_count if store is not None else volume.extent_count) * self._group.extent_size
+        segment = volume.segments[0]
+        if store is not None or segment.kind not in raid.KINDS or len(volume.segments) > 1:
+            return size
+        try:
+            return raid.size_without_room(segment, size, segment.section.number("device_count", 1, least=1))
+        except MntapiError:
+            return size
 
     def _raw(self, name: str) -> Mapped:
         known = self._raw_volumes.get(name)
@@ -158,7 +174,7 @@ class Mapper:
             volume = self._group.logical[name]
             parts = [self._segment(segment) for segment in volume.segments]
             blocks = parts[0].blocks if len(parts) == 1 else Concat([part.blocks for part in parts])
-            known = self._raw_volumes[name] = Mapped(blocks, _joined(*parts))
+            known = self._raw_volumes[name] = _over(blocks, *parts)
         return known
 
     def _segment(self, segment: Segment) -> Mapped:
@@ -172,11 +188,15 @@ class Mapper:
         if kind == "zero":
             return Mapped(Zero(size))
         if kind == "error":
-            return Mapped(Missing(size, _ERROR), (_ERROR,))
+            return Mapped(Missing(size, _ERROR), (_ERROR,), is_whole=False)
         if kind == "thin":
             return self._thin(segment, size)
         if kind == "cache":
             return self._cached(segment)
+        if kind == "writecache":
+            return self._write_cached(segment.section)
+        if kind == "integrity":
+            return self._with_integrity(segment.section)
         what = _UNSUPPORTED.get(kind, f"segments of kind {kind[:40]}")
         raise Unsupported(f"{what} cannot be read in this version", reason=f"lvm-{kind[:40]}")
 
@@ -185,7 +205,7 @@ class Mapper:
         if len(areas) == 1:
             return areas[0]
         chunk = segment.section.number("stripe_size", least=1, most=MAX_CHUNK) * SECTOR
-        return Mapped(Striped([area.blocks for area in areas], chunk, size), _joined(*areas))
+        return _over(Striped([area.blocks for area in areas], chunk, size), *areas)
 
     def _place(self, place: Place, section: Section) -> Mapped:
         """A part of a physical or logical volume."""
@@ -195,7 +215,7 @@ class Mapper:
         below = self._below(place.volume, section)
         if (place.first + place.length) * unit > below.blocks.size:
             raise section.corrupt(f"goes past the end of {place.volume}", expected=below.blocks.size // unit, found=place.first)
-        return Mapped(Slice(below.blocks, place.first * unit, place.length * unit), below.notes)
+        return _over(Slice(below.blocks, place.first * unit, place.length * unit), below)
 
     def _below(self, name: str, section: Section) -> Mapped:
         if name not in self._group.logical:
@@ -206,14 +226,14 @@ class Mapper:
         blocks = self._found.get(physical.name)
         if blocks is None:
             note = physical.absence
-            return Mapped(Missing(length, note, hint="add the disk that holds it"), (note,))
+            return Mapped(Missing(length, note, hint="add the disk that holds it"), (note,), is_whole=False)
         start += physical.start
         there = max(0, min(length, blocks.size - start))
         if there == length:
             return Mapped(Slice(blocks, start, length))
         note = f"PV {physical.uuid} ends before its data does"
         parts: list[Blocks] = [Slice(blocks, start, there)] if there else []
-        return Mapped(Concat([*parts, Missing(length - there, note)]), (note,))
+        return Mapped(Concat([*parts, Missing(length - there, note)]), (note,), is_whole=False)
 
     def _raid(self, segment: Segment, size: int) -> Mapped:
         names = raid_names(segment)
@@ -223,22 +243,24 @@ class Mapper:
             if "_rmeta_" in name and metadata is None:
                 metadata = name
             else:
-                images.append(self._image(metadata, name, segment.section))
+                images.append(self._image(len(images), metadata, name, segment.section))
                 metadata = None
         if metadata is not None:
             raise segment.section.corrupt("a metadata image without its data", found=metadata)
         array = raid.array(segment, size, images)
-        return Mapped(array.blocks, array.notes)
+        return Mapped(array.blocks, array.notes, array.is_whole)
 
-    def _image(self, metadata: str | None, data: str, section: Section) -> raid.Image:
+    def _image(self, index: int, metadata: str | None, data: str, section: Section) -> raid.Image:
         below = self._below(data, section)
         superblock = self._below(metadata, section) if metadata is not None else None
         notes = list(_joined(below, *([superblock] if superblock else [])))
         physical = [self._group.physical[name] for name in self._graph.physical(data)]
         marked = [one for one in physical if one.is_marked_missing and one.name in self._found]
-        notes += [f"PV {one.uuid} is here again, but was missing when the group was used" for one in marked]
+        notes += [
+            f"image {index} is old: PV {one.uuid} is here again, but was missing when the group was used" for one in marked
+        ]
         is_rebuilt = "REBUILD" in self._group.logical[data].status
-        notes += ["is to be rebuilt"] if is_rebuilt else []
+        notes += [f"image {index} is to be rebuilt"] if is_rebuilt else []
         is_away = bool(physical) and all(one.name not in self._found for one in physical)
         blocks = superblock.blocks if superblock is not None else None
         return raid.Image(blocks, below.blocks, tuple(notes), bool(marked) or is_rebuilt or is_away)
@@ -249,12 +271,10 @@ class Mapper:
         copies, notes = self._copies(segment, others)
         blocks = Mirrored([first.blocks, *copies], size)
         notes = (*_joined(first, *others), *notes)
-        if not notes:
-            return Mapped(blocks)
-        is_readable = not first.notes or any(
-            copy is other.blocks and not other.notes for copy, other in zip(copies, others, strict=False)
+        is_whole = first.is_whole or any(
+            copy is other.blocks and other.is_whole for copy, other in zip(copies, others, strict=True)
         )
-        return Mapped(blocks, (f"degraded: {notes[0]}", *notes[1:]) if is_readable else notes)
+        return Mapped(blocks, notes, is_whole)
 
     def _copies(self, segment: Segment, others: Sequence[Mapped]) -> tuple[list[Blocks | None], tuple[str, ...]]:
         """The other copies, unreadable where they cannot be trusted; None if nothing tells where. With notes on the log."""
@@ -285,12 +305,12 @@ class Mapper:
             chunk = inner.number("chunk_size", least=1, most=MAX_CHUNK) * SECTOR
             self._pools[name] = ThinPool(metadata.blocks, data.blocks, chunk)
         blocks = self._pools[name].volume(section.number("device_id", most=2**24 - 1), size, origin.blocks if origin else None)
-        return Mapped(blocks, _joined(metadata, data, *([origin] if origin else [])))
+        return _over(blocks, metadata, data, *([origin] if origin else []))
 
     def _snapshot(self, name: str, store: _Store) -> Mapped:
         origin, cow = self._raw(store.origin), self._raw(name)
         blocks = Snapshot(origin.blocks, cow.blocks, store.extent_count * self._group.extent_size)
-        return Mapped(blocks, _joined(origin, cow))
+        return _over(blocks, origin, cow)
 
     def _cached(self, segment: Segment) -> Mapped:
         section = segment.section
@@ -307,7 +327,21 @@ class Mapper:
             whole = self._raw(name)
             metadata, data = (self._cut(whole, section, key) for key in ("metadata", "data"))
         chunk = inner.number("chunk_size", least=1, most=MAX_CHUNK) * SECTOR
-        return Mapped(Cached(origin.blocks, metadata.blocks, data.blocks, chunk), _joined(origin, metadata, data))
+        return _over(Cached(origin.blocks, metadata.blocks, data.blocks, chunk), origin, metadata, data)
+
+    def _write_cached(self, section: Section) -> Mapped:
+        origin, fast = (self._below(section.text(key), section) for key in ("origin", "writecache"))
+        return _over(write_cached(origin.blocks, fast.blocks), origin, fast)
+
+    def _with_integrity(self, section: Section) -> Mapped:
+        """An image of an array; one that cannot be used is left to the others."""
+        data, metadata = (self._below(section.text(key), section) for key in ("origin", "meta_dev"))
+        try:
+            blocks = with_journal(data.blocks, metadata.blocks)
+        except MntapiError as error:
+            notes = _joined(data, metadata) or (str(error),)
+            return Mapped(Missing(data.blocks.size, notes[0]), notes, is_whole=False)
+        return _over(Unwritable(blocks, "its integrity checksums would have to be written too"), data, metadata)
 
     def _cut(self, whole: Mapped, section: Section, key: str) -> Mapped:
         """A range of a cache volume, which is metadata and data in one."""
@@ -315,7 +349,7 @@ class Mapper:
         length = section.number(f"{key}_len", least=1, most=2**54) * SECTOR
         if start + length > whole.blocks.size:
             raise section.corrupt(f"the {key} goes past the end of the cache", expected=whole.blocks.size, found=start + length)
-        return Mapped(Slice(whole.blocks, start, length), whole.notes)
+        return _over(Slice(whole.blocks, start, length), whole)
 
 
 def _snapshots(group: VolumeGroup) -> list[tuple[str, _Store]]:
@@ -337,6 +371,11 @@ def _snapshots(group: VolumeGroup) -> list[tuple[str, _Store]]:
 def _kind(segment: Segment) -> str:
     is_linear = segment.kind == "striped" and segment.section.values.get("stripe_count") == 1
     return "linear" if is_linear else segment.kind[:40]
+
+
+def _over(blocks: Blocks, *parts: Mapped) -> Mapped:
+    """Blocks that need all of the parts."""
+    return Mapped(blocks, _joined(*parts), all(part.is_whole for part in parts))
 
 
 def _joined(*parts: Mapped) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from mntapi.volumes.lvm.group import Segment
 from mntapi.volumes.lvm.superblock import ALL, Superblock, read_superblock
 from mntapi.volumes.raid import Mirrored, ParityArray, ParityLayout, Raid10, Striped
 from mntapi.volumes.raid.layout import Row, rows
+from mntapi.volumes.raid.raid10 import survives
 
 _PARITY = {
     "raid4": ParityLayout.PARITY_0,
@@ -79,6 +80,8 @@ class Array(NamedTuple):
 
     blocks: Blocks
     notes: tuple[str, ...]
+    is_whole: bool
+    """Whether all can be read in spite of the notes."""
 
 
 class _Member(NamedTuple):
@@ -104,15 +107,19 @@ def array(segment: Segment, size: int, images: Sequence[Image]) -> Array:
         raise section.corrupt("the array does not name as many images as there are", expected=count, found=len(images))
     chunk = section.number("stripe_size", 0, most=2**32) * SECTOR
     if segment.kind in _STRIPED:
-        notes = _told([note for image in images for note in image.troubles], is_readable=False)
-        return Array(_striped(segment, chunk, size, images), notes)
+        notes = tuple(note for image in images for note in image.troubles)
+        return Array(_striped(segment, chunk, size, images), notes, not notes)
     superblocks = [_superblock(image) for image in images]
     known = [superblock for superblock in superblocks if superblock is not None]
     freshest = max(known, key=lambda superblock: superblock.events, default=None)
     if freshest is not None:
         _check(segment, chunk, freshest, superblocks)
     members = [_member(index, image, superblocks[index], freshest) for index, image in enumerate(images)]
-    size = _size(segment, size, len(images), freshest)
+    size = size_without_room(segment, size, len(images))
+    is_reshaped = "reshape_count" in section.values
+    if is_reshaped and segment.kind in _RAID10 and freshest is not None and freshest.array_size != size:
+        what = f"{section.name}: the size of the RAID 10 after a reshape is not sure"
+        raise Unsupported(what, expected=size, found=freshest.array_size, reason="raid-reshape")
     return _assembled(segment, chunk, size, members, freshest)
 
 
@@ -167,7 +174,7 @@ def _stored(kind: str, layout: ParityLayout) -> tuple[tuple[int, int], ...]:
 def _member(index: int, image: Image, own: Superblock | None, freshest: Superblock | None) -> _Member:
     """What may be read of an image."""
     label = f"image {index}"
-    troubles = tuple(f"{label}: {trouble}" for trouble in image.troubles)
+    troubles = tuple(dict.fromkeys(image.troubles))
     if image.is_gone:
         return _Member(None, troubles)
     if freshest is None:
@@ -188,46 +195,61 @@ def _member(index: int, image: Image, own: Superblock | None, freshest: Superblo
     return _Member(Concat([Slice(data, 0, good), Missing(data.size - good, note)]), (*troubles, note))
 
 
-def _size(segment: Segment, size: int, count: int, freshest: Superblock | None) -> int:
-    """The size without the room for a reshape, of which LVM keeps some on every image."""
+def size_without_room(segment: Segment, size: int, count: int) -> int:
+    """The size of the volume: ``size`` bytes without the room for a reshape that LVM keeps on each of ``count`` images.
+
+    A finished reshape leaves room, and an older size in the superblocks; the kernel takes LVM's size as soon as the volume is
+    activated again (Linux 6.1 does so with a RAID 5 that was given a stripe).
+
+    Raises:
+        Corrupt: it is all room.
+    """
     room = segment.section.number("reshape_count", 0)
     if not room:
         return size
-    if freshest is None or not 0 < freshest.array_size <= size:
-        found = None if freshest is None else freshest.array_size
-        raise segment.section.corrupt("the size of the array is not known", expected=f"at most {size}", found=found)
-    return freshest.array_size
+    left = size - room * (size // segment.count) * _data_images(segment, count)
+    if left <= 0:
+        raise segment.section.corrupt("all of the array is room for a reshape", expected=f"less than {size}", found=size - left)
+    return left
+
+
+def _data_images(segment: Segment, count: int) -> int:
+    """To how many of ``count`` images the data of the volume amounts."""
+    if segment.kind in _RAID10:
+        return count // segment.section.number("data_copies", 2, least=2, most=255)
+    layout = _PARITY.get(segment.kind)
+    return 1 if layout is None else count - (2 if layout.is_raid6 else 1)
+
+
+def _synchronised(segment: Segment, size: int, count: int, freshest: Superblock | None) -> int:
+    """Up to where parity may be used, in bytes of an image: behind the size that was reshaped nobody has computed it."""
+    if freshest is None:
+        return 0
+    if "reshape_count" not in segment.section.values or freshest.array_size >= size:
+        return freshest.synchronised
+    return min(freshest.synchronised, freshest.array_size // _data_images(segment, count))
 
 
 def _assembled(segment: Segment, chunk: int, size: int, members: Sequence[_Member], freshest: Superblock | None) -> Array:
     notes = [note for member in members for note in member.notes]
     data = [member.data for member in members]
     lost = [index for index, member in enumerate(members) if member.notes]
-    synchronised = 0 if freshest is None else freshest.synchronised
+    synchronised = _synchronised(segment, size, len(members), freshest)
     try:
         if segment.kind in _MIRRORED:
-            return Array(Mirrored(data, size), _told(notes, is_readable=len(lost) < len(data)))
+            return Array(Mirrored(data, size), tuple(notes), len(lost) < len(data))
         if segment.kind in _RAID10:
             near, far, is_offset = _copies(segment, freshest)
-            return Array(
-                Raid10(data, chunk, size, near, far, is_offset),
-                _told(notes, is_readable=_survives(lost, len(data), near * far)),
-            )
+            is_whole = survives(len(data), near, far, lost)
+            return Array(Raid10(data, chunk, size, near, far, is_offset), tuple(notes), is_whole)
         layout = _layout(segment, freshest)
         if synchronised != ALL and lost:
             notes.append(f"parity is computed up to byte {synchronised} of each image only")
         parities = 2 if layout.is_raid6 else 1
         blocks = ParityArray(_with_known_parity(data, chunk, layout, synchronised), chunk, size, layout)
-        return Array(blocks, _told(notes, is_readable=len(lost) <= parities and synchronised == ALL))
+        return Array(blocks, tuple(notes), not lost or (len(lost) <= parities and synchronised == ALL))
     except Invalid as error:
         raise segment.section.corrupt(f"the array cannot be: {error}", reason="dm-raid") from error
-
-
-def _told(notes: Sequence[str], *, is_readable: bool) -> tuple[str, ...]:
-    """The notes; the first tells whether all can be read in spite of them."""
-    if not notes or not is_readable:
-        return tuple(notes)
-    return (f"degraded: {notes[0]}", *notes[1:])
 
 
 def _layout(segment: Segment, freshest: Superblock | None) -> ParityLayout:
@@ -242,11 +264,6 @@ def _copies(segment: Segment, freshest: Superblock | None) -> tuple[int, int, bo
     if freshest is None:
         return segment.section.number("data_copies", 2, least=2, most=255), 1, False
     return freshest.layout & 0xFF, freshest.layout >> 8 & 0xFF, bool(freshest.layout >> 16 & 1)
-
-
-def _survives(lost: Sequence[int], count: int, copies: int) -> bool:
-    """Whether a copy of everything is left. The copies of a chunk are on neighbours."""
-    return all(any((first + step) % count not in lost for step in range(copies)) for first in range(0, count * copies, copies))
 
 
 def _with_known_parity(

@@ -153,7 +153,8 @@ def _found(assembly: Assembly, choice: _Choice, volume: LogicalVolume, below: Se
         state = VolumeState.UNSUPPORTED if isinstance(error, Unsupported) else VolumeState.DAMAGED
         state = VolumeState.INCOMPLETE if missing else state
         blocks = Missing(mapper.size(volume), str(error), hint=error.hint)
-        return _described(group, choice, volume, blocks, state, "; ".join([*missing, str(error)]), members)
+        reasons = [*missing, *([] if any(text in str(error) for text in missing) else [str(error)])]
+        return _described(group, choice, volume, blocks, state, "; ".join(reasons), members)
     return _placed(_mapped(assembly, choice, volume, mapped, members, below), choice, volume)
 
 
@@ -166,7 +167,9 @@ def _mapped(
     if len(below) > 1:
         names = [", ".join(member.volume.name for member in assembly.found[key]) for key in copies]
         told = [f"{text}: {named} are alike, and the first is used" for text, named in zip(told, names, strict=True)]
-    state = VolumeState.INCOMPLETE if notes else VolumeState.OK
+    state = VolumeState.OK
+    if notes:
+        state = VolumeState.DEGRADED if mapped.is_whole else VolumeState.INCOMPLETE
     return _described(assembly.group, choice, volume, mapped.blocks, state, "; ".join([*notes, *told]) or None, members)
 
 

@@ -5,14 +5,14 @@ Source: ``raid5_size`` in drivers/md/raid5.c, ``setup_geo`` and ``raid10_size`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from mntapi.errors import Corrupt, Unsupported
 from mntapi.types import Blocks
 from mntapi.units import align_down
 from mntapi.volumes.md.superblock import LINEAR, Geometry
 from mntapi.volumes.md.zones import Members, check_chunk, linear, raid0
-from mntapi.volumes.raid import Mirrored, ParityArray, ParityLayout, Raid10
+from mntapi.volumes.raid import Mirrored, ParityArray, ParityLayout, Raid10, raid10
 
 _RAID5_LAYOUTS = {
     0: ParityLayout.LEFT_ASYMMETRIC,
@@ -58,12 +58,12 @@ def build(geometry: Geometry, members: Members) -> Blocks:
     return blocks
 
 
-def redundancy(geometry: Geometry) -> int:
-    """Members that any array of this geometry can do without."""
-    if geometry.level == 10 and geometry.layout is not None:
-        near, far, _ = _copies(geometry.layout)
-        return near * far - 1
-    return {1: geometry.raid_disks - 1, 4: 1, 5: 1, 6: 2}.get(geometry.level, 0)
+def survives(geometry: Geometry, lost: Collection[int]) -> bool:
+    """Whether an array that can be built has all its bytes without these members."""
+    if geometry.level == 10:
+        near, far, _ = _copies(geometry.layout or 0)
+        return raid10.survives(geometry.raid_disks, near, far, lost)
+    return len(lost) <= {1: geometry.raid_disks - 1, 4: 1, 5: 1, 6: 2}.get(geometry.level, 0)
 
 
 def layout_name(geometry: Geometry) -> str | None:

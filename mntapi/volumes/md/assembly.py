@@ -27,6 +27,11 @@ class Member:
     volume: Volume
     superblock: Superblock
 
+    def __str__(self) -> str:
+        """For reasons: ``member 2 (disk0p3)``, or the volume's name alone where it has no place in the array."""
+        role = self.superblock.role
+        return self.volume.name if role is None else f"member {role} ({self.volume.name})"
+
 
 @dataclass(slots=True)
 class Assembly:
@@ -46,9 +51,9 @@ class Assembly:
         return [role for role in range(self.newest.geometry.raid_disks) if role not in self.members]
 
     def left_out_of(self, role: int) -> list[Member]:
-        """The members that say they have that place, each UUID once, where nobody has it: stale ones, copies."""
+        """The members that say they have that place, each UUID once, where none of them is used: stale ones, copies."""
         found = {one.superblock.device_uuid: one for one in self.everyone if one.superblock.role == role}
-        return [member for uuid, member in found.items() if uuid is not None and role not in self.members]
+        return list(found.values()) if role not in self.members else []
 
 
 def assemble(members: Sequence[Member]) -> Iterator[Assembly]:
@@ -67,7 +72,7 @@ def _assemble(group: list[Member]) -> Assembly:
     for member in group:
         reason = _not_usable(member.superblock, newest)
         if reason:
-            assembly.left_out.append(f"{member.volume.id} {reason}")
+            assembly.left_out.append(f"{member} {reason}")
             continue
         role = newest.roles.get(member.superblock.number)
         if role is None:
@@ -98,7 +103,7 @@ def _take(assembly: Assembly, role: int, candidates: Sequence[Member]) -> None:
     if not others:
         assembly.members[role] = first
         return
-    names = ", ".join(sorted(member.volume.id for member in (first, *others)))
+    names = ", ".join(sorted(member.volume.name for member in (first, *others)))
     rivals = [member for member in others if _age(member) == _age(first)]
     if any(member.superblock.device_uuid != first.superblock.device_uuid for member in rivals):
         assembly.left_out.append(f"{names} all say that they are member {role}, and which is right cannot be told")
@@ -107,16 +112,16 @@ def _take(assembly: Assembly, role: int, candidates: Sequence[Member]) -> None:
     else:
         assembly.members[role] = first
         assembly.has_twins |= bool(rivals)
-        copies = ", ".join(member.volume.id for member in others)
+        copies = ", ".join(member.volume.name for member in others)
         verb = "are copies" if len(others) > 1 else "is a copy"
-        assembly.left_out.append(f"{copies} {verb} of member {role}, of which {first.volume.id} is used")
+        assembly.left_out.append(f"{copies} {verb} of member {role}, of which {first.volume.name} is used")
 
 
 def _take_one(assembly: Assembly, role: int, candidates: Sequence[Member]) -> None:
     """Use one member alone, of a mirror of nothing but copies that differ: it is the array as it was at some time."""
     first, *_ = _copies(candidates)
     assembly.members[role] = first
-    assembly.left_out.append(f"{first.volume.id} is used alone")
+    assembly.left_out.append(f"{first} is used alone")
 
 
 def _copies(candidates: Sequence[Member]) -> list[Member]:

@@ -24,14 +24,14 @@ def member_data(member: Member) -> Blocks:
     for start, end in _clipped(bad_blocks(blocks, superblock), good):
         if at < start:
             parts.append(Slice(blocks, superblock.data_offset + at, start - at))
-        parts.append(Missing(end - start, f"{member.volume.id} has bad blocks there"))
+        parts.append(Missing(end - start, f"{member} has bad blocks there"))
         at = end
     if at < good:
         parts.append(Slice(blocks, superblock.data_offset + at, good - at))
     if good < there:
-        parts.append(Missing(there - good, f"{member.volume.id} is not rebuilt that far"))
+        parts.append(Missing(there - good, f"{member} is not rebuilt that far"))
     if there < size:
-        parts.append(Missing(size - there, f"{member.volume.id} is cut off"))
+        parts.append(Missing(size - there, f"{member} is cut off"))
     return parts[0] if len(parts) == 1 else Concat(parts or [Missing(0, "no data")])
 
 

@@ -8,7 +8,7 @@ from mntapi.blocks import read, read_clipped
 from mntapi.errors import Corrupt, MntapiError
 from mntapi.types import Blocks, Volume
 from mntapi.units import SECTOR
-from mntapi.volumes.bootrecord import is_table, parse_record
+from mntapi.volumes.bootrecord import has_partition_at
 from mntapi.volumes.md import version0, version1
 from mntapi.volumes.md.superblock import Superblock
 
@@ -61,11 +61,7 @@ def _in_partition(volume: Volume, offset: int) -> bool:
         sector = read_clipped(volume.blocks, 0, SECTOR)
     except MntapiError:
         return False  # no table then
-    unit = volume.blocks.sector_size
-    return is_table(sector) and any(
-        entry.first_sector * unit <= offset < (entry.first_sector + entry.sector_count) * unit
-        for entry in parse_record(sector).entries
-    )
+    return has_partition_at(sector, volume.blocks.sector_size, offset)
 
 
 def bad_blocks(blocks: Blocks, superblock: Superblock) -> list[tuple[int, int]]:

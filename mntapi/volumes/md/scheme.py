@@ -10,7 +10,7 @@ from mntapi.blocks.writable import Unwritable
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import format_size
-from mntapi.volumes.md.array import build, layout_name, redundancy
+from mntapi.volumes.md.array import build, layout_name, survives
 from mntapi.volumes.md.assembly import Assembly, Member, assemble
 from mntapi.volumes.md.data import member_data
 from mntapi.volumes.md.probe import find, foreign
@@ -57,11 +57,11 @@ def _array(assembly: Assembly) -> Volume:
         problems.append(str(error))
         blocks = Missing(0, str(error))
     else:
-        degraded = [*_degraded(assembly), *unread]
-        if degraded:
-            state = VolumeState.INCOMPLETE
-            problems += degraded
-            blocks = Unwritable(blocks, "; ".join(degraded))
+        problems = [*_lacks(assembly), *unread]
+        if problems or assembly.missing:
+            is_whole = _is_whole(assembly) and not unread
+            state = VolumeState.DEGRADED if is_whole else VolumeState.INCOMPLETE
+            blocks = Unwritable(blocks, ("degraded: " if is_whole else "") + "; ".join([*problems, *assembly.left_out]))
     newest = assembly.newest
     return Volume(
         id=f"md:{newest.uuid}",
@@ -85,7 +85,7 @@ def _blocks(assembly: Assembly) -> tuple[Blocks, list[str]]:
             members[role] = member_data(member)
         except MntapiError as error:
             del assembly.members[role]
-            assembly.left_out.append(f"{member.volume.id} cannot be used: {error}")
+            assembly.left_out.append(f"{member} cannot be used: {error}")
     blocks = build(assembly.newest.geometry, members)
     why_not_written = _why_not_written(assembly)
     blocks = Unwritable(blocks, why_not_written) if why_not_written else blocks
@@ -104,24 +104,40 @@ def _why_not_written(assembly: Assembly) -> str | None:
     return None
 
 
-def _degraded(assembly: Assembly) -> list[str]:
-    """What is missing of it."""
+def _is_whole(assembly: Assembly) -> bool:
+    """Whether redundancy gives what the members lack, for sure: not from parity that was not written in full."""
     newest = assembly.newest
-    gone = assembly.missing
+    lost = {*assembly.missing, *(role for role, member in assembly.members.items() if _lacks_some(member))}
+    return survives(newest.geometry, lost) and not _is_parity_unsure(newest)
+
+
+def _lacks_some(member: Member) -> bool:
+    """Whether a part of it is not rebuilt, bad, or not there."""
+    superblock = member.superblock
+    is_rebuilding = superblock.recovered is not None and superblock.recovered < superblock.data_size
+    is_cut = superblock.data_offset + superblock.data_size > member.volume.size
+    return is_rebuilding or is_cut or superblock.bad_block_log is not None
+
+
+def _is_parity_unsure(superblock: Superblock) -> bool:
+    return superblock.synced is not None and superblock.geometry.level in (4, 5, 6)
+
+
+def _lacks(assembly: Assembly) -> list[str]:
+    """What it lacks, but for the members that were left out: those are told."""
+    newest = assembly.newest
+    told = {member.superblock.role for member in assembly.everyone}
+    gone = [role for role in assembly.missing if role not in told]
     problems = [_missing(assembly, gone)] if gone else []
-    if gone and newest.geometry.level == 0:
+    if assembly.missing and newest.geometry.level == 0:
         problems.append("its size is recorded nowhere, and so not known where anything lies on the others")
-    for role, member in sorted(assembly.members.items()):
+    for _, member in sorted(assembly.members.items()):
         superblock = member.superblock
         if superblock.recovered is not None and superblock.recovered < superblock.data_size:
-            problems.append(f"member {role} is being rebuilt, {format_size(superblock.recovered)} of it are")
+            problems.append(f"{member} is being rebuilt, {format_size(superblock.recovered)} of it are")
         if superblock.data_offset + superblock.data_size > member.volume.size:
-            problems.append(f"member {role} goes past the end of {member.volume.id}")
-    if not problems:
-        return []
-    spare = redundancy(newest.geometry)
-    problems[0] = f"{'degraded' if len(gone) <= spare else 'members are missing'}: {problems[0]}"
-    if newest.synced is not None and newest.geometry.level in (4, 5, 6):
+            problems.append(f"{member} goes past the end of its disk")
+    if (problems or assembly.missing) and _is_parity_unsure(newest):
         problems.append("it was not shut down cleanly, so what is computed from its parity may be wrong")
     return problems
 
@@ -139,7 +155,8 @@ def _named(assembly: Assembly, role: int) -> str:
     """A missing member by its place, with what tells its disk from others: ``1 (device number 4, was device 8:17)``."""
     newest = assembly.newest
     told = [f"device number {number}" for number, its_role in newest.roles.items() if its_role == role]
-    told += [f"UUID {member.superblock.device_uuid}" for member in assembly.left_out_of(role)]
+    uuids = [member.superblock.device_uuid for member in assembly.left_out_of(role)]
+    told += [f"UUID {uuid}" for uuid in uuids if uuid is not None]
     told += [f"was device {newest.last_seen[role]}"] if role in newest.last_seen else []
     return f"{role} ({', '.join(told)})" if told else str(role)
 

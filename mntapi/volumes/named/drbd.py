@@ -1,10 +1,12 @@
 """DRBD with internal metadata: a block in the last 4 KiB of the device, an activity log and a bitmap before it, and in front of
 those the content, from the first byte on.
 
-Metadata on another device is not looked for: then the content is the whole device, and nothing on it says DRBD.
+Metadata on another device is not looked for: then the content is the whole device, and nothing on it says DRBD. The end of a
+device may also be that of a partition or logical volume with DRBD inside: the bitmap must have a bit for every block in front
+of it, and no partition may reach so far.
 
 Source: DRBD User's Guide, "Internal meta data"; Linux drivers/block/drbd/drbd_main.c (``struct meta_data_on_disk``), and
-drbd-headers for version 9; places and flags were checked against ``drbdmeta dump-md`` and ``show-gi``.
+drbd-headers for version 9; places, flags and bitmaps were checked against ``drbdmeta dump-md`` and ``show-gi``.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from mntapi.blocks import Slice, read_clipped
 from mntapi.blocks.writable import Unwritable
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import KIB, SECTOR, align_down
+from mntapi.volumes.bootrecord import has_partition_at
 from mntapi.volumes.named.kinds import Device, Superblocks, told
 from mntapi.volumes.names import component_name
 
 _SIZE = 4 * KIB
-_METADATA = struct.Struct(">Q32xQQIIIiIi")
-_METADATA_SIZE = 80
+_METADATA = struct.Struct(">Q32xQQIIIiIiI4xI")
 _VERSIONS = {0x8374026B: 8, 0x8374026C: 8, 0x8374026D: 9}
 """By magic; the second one of version 8 is a device whose activity log may have to be applied."""
 _CONSISTENT, _UP_TO_DATE = 1 << 0, 1 << 4
+_MIN_BLOCK, _MAX_BLOCK = 4 * KIB, 1 << 30
+"""Bytes that a bit of the bitmap stands for."""
+_MAX_PEERS = 31
 _NOT_WRITTEN = "its peer is elsewhere, and would not know of the change"
 
 
@@ -41,19 +46,31 @@ class Metadata:
 
 def parse(raw: bytes, place: int) -> Metadata | None:
     """The metadata in a block read from ``place``, in bytes from the start of the device; None if there is none."""
-    if len(raw) < _METADATA_SIZE:
+    if len(raw) < _METADATA.size:
         return None
-    agreed, old_uuid, new_uuid, flags, magic, _, log, _, bitmap = _METADATA.unpack_from(raw)
+    agreed, old_uuid, new_uuid, flags, magic, _, log, _, bitmap, block, peers = _METADATA.unpack_from(raw)
     version = _VERSIONS.get(magic)
     start = place + min(log, bitmap) * SECTOR
     if version is None or log >= 0 or bitmap >= 0 or start < 0 or agreed * SECTOR > start:
         return None
+    if not _covers((log - bitmap if bitmap < log else -bitmap) * SECTOR, block, peers if version == 9 else 1, start):
+        return None
     return Metadata(version, old_uuid if version == 8 else new_uuid, agreed * SECTOR or start, flags)
+
+
+def _covers(bitmap: int, block: int, peers: int, size: int) -> bool:
+    """Whether so many bytes of bitmap have a bit for each block of ``size`` bytes, for each peer."""
+    if not _MIN_BLOCK <= block <= _MAX_BLOCK or not 1 <= peers <= _MAX_PEERS:
+        return False
+    return bitmap // peers * 8 * block >= size
 
 
 def _find(blocks: Blocks) -> Metadata | None:
     place = align_down(blocks.size, _SIZE) - _SIZE
-    return parse(read_clipped(blocks, place, _SIZE), place) if place >= 0 else None
+    metadata = parse(read_clipped(blocks, place, _SIZE), place) if place >= 0 else None
+    if metadata is not None and has_partition_at(read_clipped(blocks, 0, SECTOR), blocks.sector_size, place):
+        return None
+    return metadata
 
 
 def _describe(devices: Sequence[Device[Metadata]]) -> Iterator[Volume]:

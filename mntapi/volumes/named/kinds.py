@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from mntapi.blocks import read_clipped
-from mntapi.errors import Corrupt
+from mntapi.errors import Corrupt, MntapiError
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import KIB, SECTOR
 from mntapi.volumes.bootrecord import has_magic, is_filesystem, is_table
@@ -27,7 +27,7 @@ class Device(NamedTuple, Generic[S]):
 
 
 class Kind:
-    """One manager, as ``KINDS`` has it."""
+    """One manager, as ``Kinds`` has it."""
 
     def finds(self, volume: Volume) -> bool:
         """Whether its superblock is there. An I/O error is raised."""
@@ -67,6 +67,31 @@ class Superblocks(Kind, Generic[S]):
         if superblock is None:
             raise Corrupt("the superblock is no longer there", reason="changed")
         return superblock
+
+
+class Kinds:
+    """``claims`` and ``volumes`` of a scheme of several managers; the first that finds its superblock has the volume. Their
+    order is libblkid's within each usage."""
+
+    def __init__(self, *kinds: Kind) -> None:
+        self._kinds = kinds
+
+    def claims(self, volume: Volume) -> bool:
+        """Whether one of them has its superblock there. An I/O error is raised."""
+        return any(kind.finds(volume) for kind in self._kinds)
+
+    def volumes(self, claimed: Sequence[Volume]) -> Iterator[Volume]:
+        """The claimed volumes again, with what is said of them, and the content of those that can be read."""
+        groups: dict[int, list[Volume]] = {}
+        for volume in claimed:
+            try:
+                index = next(index for index, kind in enumerate(self._kinds) if kind.finds(volume))
+            except (MntapiError, StopIteration) as error:
+                yield replace(volume, state=VolumeState.DAMAGED, reason=str(error) or "its superblock is no longer there")
+                continue
+            groups.setdefault(index, []).append(volume)
+        for index, members in groups.items():
+            yield from self._kinds[index].volumes(members)
 
 
 def _has_newer(volume: Volume) -> bool:

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mntapi.volumes.raid.galois import POWERS
+from mntapi.galois import POWERS
 
 
 class ParityLayout(enum.Enum):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mntapi import galois
 from mntapi.blocks import check_range
 from mntapi.blocks.turns import Turns
 from mntapi.errors import Invalid, MntapiError
 from mntapi.types import Blocks, Extent, WritableBlocks
-from mntapi.volumes.raid import galois
 from mntapi.volumes.raid.complete import all_present
 from mntapi.volumes.raid.gather import Failure, Piece, gather, missing, windows
 from mntapi.volumes.raid.layout import ParityLayout, rows

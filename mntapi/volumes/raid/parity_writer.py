@@ -17,9 +17,9 @@ from mntapi.blocks import check_range
 from mntapi.blocks.turns import Turns
 from mntapi.blocks.writable import Layer, check_agreement, correct, putting_right, writable
 from mntapi.errors import AWAY, Unsupported
+from mntapi.galois import combine
 from mntapi.types import Blocks
 from mntapi.units import SECTOR
-from mntapi.volumes.raid.galois import combine
 from mntapi.volumes.raid.gather import Piece, gather
 from mntapi.volumes.raid.layout import Row
 from mntapi.volumes.raid.striped import chunks

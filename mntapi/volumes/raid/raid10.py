@@ -9,7 +9,7 @@ Source: ``raid10_find_phys``, ``calc_sectors`` and ``raid10_size`` in drivers/md
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import gcd
 
 from mntapi.blocks import check_range
@@ -24,6 +24,12 @@ from mntapi.volumes.raid.striped import check_geometry, check_member, chunks
 
 MAX_COPIES = 64
 """Copies of a chunk. Linux has no limit but the members; more than three are hardly ever seen."""
+
+
+def survives(count: int, near: int, far: int, lost: Collection[int]) -> bool:
+    """Whether ``count`` members can do without these: a copy of every chunk is left. Copies of a chunk are on neighbours."""
+    firsts = range(0, count * near, near)
+    return all(any((first + step) % count not in lost for step in range(near * far)) for first in firsts)
 
 
 class Raid10:

@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from mntapi.errors import MntapiError
+from mntapi.galois import combine, inverse, product
 from mntapi.types import Blocks
 from mntapi.units import KIB, MIB
-from mntapi.volumes.raid.galois import combine, inverse, product
 from mntapi.volumes.raid.gather import UNIT, Failure, Piece, gather
 from mntapi.volumes.raid.layout import Row
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from mntapi.errors import Invalid
-from mntapi.volumes.raid import isal
+from mntapi.galois import isal
 
 _POLYNOMIAL = 0x11D
 ORDER = 255
