@@ -52,9 +52,9 @@ class MntapiError(Exception):
         if self.offset is not None:
             details.append(f"at byte {self.offset}")
         if self.expected is not None:
-            details.append(f"expected {self.expected}")
+            details.append(f"expected {_shown(self.expected)}")
         if self.found is not None:
-            details.append(f"found {self.found}")
+            details.append(f"found {_shown(self.found)}")
         text = f"{self.path}: {self.what}" if self.path else self.what
         return f"{text} ({', '.join(details)})" if details else text
 
@@ -70,6 +70,11 @@ class MntapiError(Exception):
         if placed.offset is not None:
             placed.offset += base
         return placed.with_traceback(self.__traceback__)
+
+
+def _shown(value: object) -> str:
+    """Bytes as people read them in a dump, all else as text."""
+    return value.hex(" ") if isinstance(value, bytes) else str(value)
 
 
 class NotFound(MntapiError):

@@ -104,6 +104,8 @@ class Keys:
     """Called with a volume's name and a sentence on what it wants if no key given fits; answers with keys to try, or none."""
     tell: Callable[[str, str], None] | None = field(default=None, repr=False)
     """Called with a volume's name and a sentence when the last answer did not open it either."""
+    wait: Callable[[str, str], None] | None = field(default=None, repr=False)
+    """Called with a volume's name and a sentence before work begins that a person notices."""
     find: Callable[[tuple[str, ...], KeyKind | None], Iterable[Key]] | None = field(default=None, repr=False)
     """Called with a volume's names (id, name, UUID) and a kind, once for each; answers with the keys that are kept for it."""
     memory: int = ARGON2_MEMORY
@@ -111,19 +113,30 @@ class Keys:
     _found: dict[tuple[tuple[str, ...], KeyKind | None], tuple[Key, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
-    _met: set[str] = field(default_factory=set, repr=False, compare=False)
+    _headers_for: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Names of the volumes that headers were looked for: all in a scan."""
+    _names: dict[str, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
+    """Of the volumes that keys were looked for, each of their names to all of them."""
 
     def of(self, *names: str | None, kind: KeyKind | None = None) -> Iterator[Key]:
         """The keys for a volume with these names (id, name, UUID): its own first, then those for any volume.
 
         Upper and lower case are the same. ``kind``: only such.
         """
-        known = {name.casefold() for name in names if name}
-        self._met.update(known)
+        if kind is KeyKind.HEADER:
+            self._headers_for.update(known := _folded(names))
+        else:
+            known = self.meet(*names)
         wanted = [key for key in self.keys if kind in (None, key.kind)]
         yield from (key for key in wanted if key.volume is not None and key.volume.casefold() in known)
         yield from self._kept_for(tuple(name for name in names if name), kind)
         yield from (key for key in wanted if key.volume is None)
+
+    def meet(self, *names: str | None) -> frozenset[str]:
+        """Take note that a volume with these names is one for which there may be keys; returns the names without their case."""
+        known = _folded(names)
+        self._names.update(dict.fromkeys(known, known))
+        return known
 
     def _kept_for(self, names: tuple[str, ...], kind: KeyKind | None) -> tuple[Key, ...]:
         if self.find is None or not names:
@@ -147,17 +160,46 @@ class Keys:
         if self.tell is not None:
             self.tell(volume, f"{why}; it stays locked")
 
+    def announce(self, volume: str, what: str) -> None:
+        """Tell whoever looks on that this takes a while."""
+        if self.wait is not None:
+            self.wait(volume, what)
+
     def has_for(self, *names: str | None) -> bool:
-        """Whether the user gave a key for the volume with one of these names, and not for just any."""
-        known = {name.casefold() for name in names if name}
+        """Whether the user gave a key for the volume with one of these names, and not for just any.
+
+        By any name it has: keys were looked for by all of them, its UUID included.
+        """
+        known = _folded(names)
+        known = known.union(*(self._names.get(name, ()) for name in known))
         return any(key.volume is not None and key.volume.casefold() in known for key in self.keys)
+
+    def fit_none(self, locked: Iterable[str]) -> bool:
+        """Whether there are keys for any volume, and none is open of those that keys were looked for.
+
+        Args:
+            locked: ids of the volumes that are not.
+        """
+        still = _folded(locked)
+        return any(_is_for_any(key) for key in self.keys) and all(not still.isdisjoint(names) for names in self._names.values())
 
     def strangers(self) -> list[str]:
         """The volumes that keys were given for and that no scheme has come across: misspelt, or in another set."""
-        named = {key.volume: None for key in self.keys if key.volume is not None and key.volume.casefold() not in self._met}
-        return list(named)
+        named = [key for key in self.keys if key.volume is not None]
+        met = {True: self._headers_for, False: self._names}
+        return list(
+            {str(key.volume): None for key in named if str(key.volume).casefold() not in met[key.kind is KeyKind.HEADER]}
+        )
 
     def wipe(self) -> None:
         """Overwrite every secret."""
         for key in (*self.keys, *(key for found in self._found.values() for key in found)):
             key.secret.wipe()
+
+
+def _is_for_any(key: Key) -> bool:
+    return key.volume is None and key.kind is not KeyKind.HEADER
+
+
+def _folded(names: Iterable[str | None]) -> frozenset[str]:
+    return frozenset(name.casefold() for name in names if name)

@@ -47,6 +47,7 @@ from mntapi.session.keybroker import brokered_keys, brokered_passphrases
 from mntapi.session.keys import usable_memory
 from mntapi.session.overlay import MEMORY, overlays_from, overlays_in_memory, volume_blocks, why_read_only, with_overlays
 from mntapi.session.tree import VolumeTree
+from mntapi.session.witness import Witness
 from mntapi.types import DiskSpec, Opener, OpenOptions, Volume
 from mntapi.units import MIB
 from mntapi_fuse.blockfs import BlockFs
@@ -123,13 +124,13 @@ def _open(channel: Channel, request: Message, lines: list[int], keys: Keys) -> D
     passphrases = brokered_passphrases(channel) if request["passphrases"] else ()
     is_written = request["overlay"] is not None
     options = OpenOptions(**request["options"], passphrases=passphrases, keys=Keys() if is_written else keys)
-    opener = _opener(channel, options, lines)
+    opener = Witness(_opener(channel, options, lines))
     try:
         disk_set = open_disks(*(DiskSpec(**spec) for spec in request["disks"]), options=options, opener=opener)
         if not is_written:
             return disk_set
         is_memory = request["overlay"] == MEMORY
-        overlay_of = overlays_in_memory() if is_memory else overlays_from(channel, len(disk_set.disks))
+        overlay_of = overlays_in_memory() if is_memory else overlays_from(channel, len(disk_set.disks), opener)
         return with_overlays(disk_set, overlay_of, keys)
     finally:
         keys.wipe()

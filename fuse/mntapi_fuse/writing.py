@@ -13,10 +13,12 @@ A write is in the overlay when it is answered, and on the medium when an FSYNC, 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from mntapi.blocks.writable import zero_out
-from mntapi.errors import Invalid
+from mntapi.errors import Invalid, MntapiError
+from mntapi.health import Health
 from mntapi_fuse import protocol
 from mntapi_fuse.operations import Operations, ReadOnly
 from mntapi_fuse.protocol import Opcode
@@ -27,6 +29,8 @@ _ZERO = (protocol.FALLOCATE_ZERO_RANGE, protocol.FALLOCATE_ZERO_RANGE | protocol
 
 UNKNOWN: Mapping[int, int] = {Opcode.COPY_FILE_RANGE: errno.ENOSYS}
 """Answers to opcodes without a handler that are others than those of a read-only tree: the kernel then copies by itself."""
+_CALM = 64
+"""Writes in a row that must have succeeded before a full overlay counts as one with room again."""
 
 
 class Writer:
@@ -39,6 +43,7 @@ class Writer:
             raise ReadOnly("nothing in this tree can be written")
         self._operations = operations
         self._changes = changes
+        self._health = Health("writing", calm=_CALM)
         self.handlers: Mapping[int, Callable[[int, memoryview, memoryview], int]] = {
             Opcode.WRITE: self._write,
             Opcode.FSYNC: self._flush,
@@ -62,14 +67,16 @@ class Writer:
         blocks = self._changes.change(node)
         count: int = min(length, max(0, blocks.size - offset))
         if count:
-            blocks.write(offset, content[:count])
+            with self._noted():
+                blocks.write(offset, content[:count])
         elif length:
             return -errno.ENOSPC
         protocol.WRITE_OUT.pack_into(reply, 0, count)
         return protocol.WRITE_OUT.size
 
     def _flush(self, node: int, request: memoryview, reply: memoryview) -> int:
-        self._changes.flush(node)
+        with self._noted():
+            self._changes.flush(node)
         return 0
 
     def _fallocate(self, node: int, request: memoryview, reply: memoryview) -> int:
@@ -82,8 +89,20 @@ class Writer:
         if mode == protocol.FALLOCATE_ZERO_RANGE and end < offset + length:
             return -errno.ENOSPC
         if offset < end:
-            zero_out(blocks, offset, end - offset)
+            with self._noted():
+                zero_out(blocks, offset, end - offset)
         return 0
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Tell who looks after the mount how changing something went: programs see an error, and may not say."""
+        try:
+            yield
+        except MntapiError as error:
+            where = f"{error.path}: " if error.path else ""
+            self._health.failed(f"writes fail: {where}{error.what}")
+            raise
+        self._health.worked()
 
     def _setattr(self, node: int, request: memoryview, reply: memoryview) -> int:
         """Truncating a file to the size it has; nothing else of a disk can be set."""

@@ -14,14 +14,16 @@ import click
 from mntapi.cli.keys import HELP as KEYS_HELP
 from mntapi.cli.keys import gather
 from mntapi.cli.output import complain
-from mntapi.cli.selection import tell_unreplayed
-from mntapi.errors import Denied, Invalid
+from mntapi.cli.selection import tell_overruled, tell_unreplayed
+from mntapi.errors import Invalid
 from mntapi.remote import is_url
 from mntapi.session.diskset import DiskSet, open_disks
-from mntapi.types import DiskSpec, OpenOptions, VolumeState
+from mntapi.session.keys import check_opened, in_vain
+from mntapi.types import DiskSpec, OpenOptions
 
 MAX_KEY = 8192
 """Bytes of a passphrase, cryptsetup's limit."""
+PARENT_HELP = "A file to take for the parent that the chain lacks; if it lacks none, for that of the disk itself (with a note)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class SetArguments:
     def reading(self) -> Iterator[DiskSet]:
         """The same for a verb that reads files: at its end it is told which volumes may lack their newest changes.
 
-        Raises also Denied: a key that was given for one volume does not open it.
+        Raises also as ``check_keys``.
         """
         with self.open() as disk_set:
             self.check_keys(disk_set)
@@ -45,12 +47,8 @@ class SetArguments:
                 tell_unreplayed(disk_set)
 
     def check_keys(self, disk_set: DiskSet) -> None:
-        """Raise Denied for a volume that stays locked although the user gave a key for just that one."""
-        for volume in disk_set.volumes:
-            if volume.state is VolumeState.ENCRYPTED and self.options.keys.has_for(volume.id, volume.name):
-                raise Denied(
-                    f"{volume.name} stays locked: {volume.reason}", hint="mntapi info shows what it wants", reason="key"
-                )
+        """Raise Denied, Unsupported or Corrupt for a volume that stays locked although the user gave a key for it."""
+        check_opened(self.options.keys, disk_set.volumes)
 
     def open(self) -> DiskSet:
         """Open it in this process; its keys have then done their work. Raises what ``open_disks`` raises."""
@@ -58,8 +56,8 @@ class SetArguments:
             disk_set = open_disks(*self.specs, options=self.options)
         finally:
             self.options.keys.wipe()
-        for volume in self.options.keys.strangers():
-            complain(f"note: --key {volume}: no volume has that name, id or UUID, or it needs no key")
+        for line in in_vain(self.options.keys):
+            complain(f"note: {line}")
         return disk_set
 
 
@@ -79,7 +77,7 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
     @click.option("-d", "--disk", "more", metavar="DISK", multiple=True, help="Another disk of this machine.")
     @click.option(format_option, "format_", metavar="NAME", help="Take the disks for this format instead of looking.")
     @click.option("--snapshot", metavar="NAME", help="The state of this snapshot (QCOW2, .vmx) instead of the current one.")
-    @click.option("--parent", metavar="FILE", help="The parent of the disk, wherever the disk says it is.")
+    @click.option("--parent", metavar="FILE", help=PARENT_HELP)
     @click.option(
         "--key-file",
         "key_files",
@@ -90,7 +88,7 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
     @click.option("--key", "keys", metavar="VOLUME:FILE", multiple=True, help=KEYS_HELP)
     @click.option("--sector-size", type=click.Choice(["512", "4096"]), help="Logical sector size in bytes of raw disks.")
     @click.option("--allow-outside", is_flag=True, help="Follow names in a disk that lead out of its folder.")
-    @click.option("--ignore-cid", is_flag=True, help="Accept a parent that was changed after its child was made.")
+    @click.option("--ignore-cid", is_flag=True, help="Accept, with a note, a parent that was changed after its child was made.")
     @wraps(function)
     def with_set(
         *args: Any,
@@ -118,6 +116,7 @@ def _takes_set(function: Callable[..., Any], format_option: str) -> Callable[...
             keys=gather(keys, click.get_current_context().info_name),
         )
         try:
+            tell_overruled(specs, options)
             return function(*args, disks=SetArguments(specs, options), **kwargs)
         finally:
             options.keys.wipe()

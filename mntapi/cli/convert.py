@@ -13,6 +13,8 @@ from mntapi.cli.progress import progress_bar
 from mntapi.cli.selection import disk_at, disk_index_option, tell_ciphertext
 from mntapi.errors import Corrupt
 from mntapi.export import FORMATS, Converted, ConvertOptions, convert
+from mntapi.export.batches import SERVER_READERS
+from mntapi.remote import is_url
 from mntapi.session.diskset import DiskSet
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import format_size
@@ -50,11 +52,12 @@ def command(
     complete; on any error, and on Ctrl-C, nothing of it is left. Anything in SET that cannot
     be read is an error. Files of SET are never replaced.
     """
-    options = ConvertOptions(format=target, compression=compress, overwrite=overwrite, sha256=sha256)
     with disks.open() as disk_set:
         disks.check_keys(disk_set)
         source = _source(disk_set, disk_index, volume)
         originals = [link.file for disk in disk_set.disks for link in disk.chain]
+        readers = SERVER_READERS if any(map(is_url, originals)) else 1
+        options = ConvertOptions(target, compress, overwrite=overwrite, sha256=sha256, readers=readers)
         with progress_bar(quiet, source.size) as progress:
             done = convert(source, out, options, originals=originals, progress=lambda count: progress(out, count))
     _summary(done, as_json)

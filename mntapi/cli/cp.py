@@ -44,6 +44,10 @@ def command(
     caller may give (all as root). A file with unreadable parts is saved as
     NAME.damaged, the copy goes on, and the exit code is 3. Earlier states (/home/@2026-11-01T02:00:00Z)
     are copied only where a PATH names one.
+
+    Links keep the guest's own text, but junctions and links of Windows to a full path (C:\\Users) become
+    relative ones, for nothing here knows drives; a target that is not copied too is named in a note.
+    A mount point of a server's files is copied as an empty folder, with a note.
     """
     if len(paths) < 2:
         raise click.UsageError("cp needs at least one PATH and a DEST")
@@ -56,7 +60,7 @@ def command(
         for source in sources:
             folder, name = _target(parts_of(source, tree), destination, alone=len(sources) == 1)
             try:
-                copier.copy(source, resolve(tree, source), folder, name)
+                copier.copy(source, resolve(tree, source), folder, name, place=tree.spelled(source))
             except MntapiError as error:
                 if len(sources) == 1:
                     raise
@@ -92,13 +96,17 @@ def _target(source: list[str], destination: str, *, alone: bool) -> tuple[str, s
 
 def _summary(copier: Copier, missing: int, as_json: bool) -> int:
     done = copier.report
+    for note in done.notes:
+        complain(f"note: {note.path}: {note.text}")
     for failure in done.failures:
         complain(f"error: {failure.path}: {failure.error}")
         if failure.error.hint:
             complain(f"hint: {failure.error.hint}")
     if as_json:
         failures = [{"path": one.path, "error": str(one.error), "reason": one.error.reason} for one in done.failures]
-        emit_json({"files": done.files, "folders": done.folders, "bytes": done.bytes, "failures": failures})
+        notes = [{"path": one.path, "text": one.text} for one in done.notes]
+        counts = {"files": done.files, "folders": done.folders, "bytes": done.bytes}
+        emit_json({**counts, "failures": failures, "notes": notes})
     elif sys.stderr.isatty():
         complain(f"{done.files} files, {done.folders} folders, {format_size(done.bytes)}, {len(done.failures)} failed")
     return PARTIAL if done.failures or missing else OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -16,9 +16,10 @@ from mntapi.cli.listing import as_object
 from mntapi.cli.main import OK, PARTIAL
 from mntapi.cli.output import emit, emit_json, shown
 from mntapi.cli.walk import Walker
+from mntapi.escaping import quoted
 from mntapi.session.paths import parts_of, resolve
 from mntapi.session.tree import open_tree
-from mntapi.types import Entry, FileKind, FileSystem
+from mntapi.types import Entry, FileKind, FileSystem, Node
 from mntapi.units import parse_size
 
 _TYPES = {
@@ -45,7 +46,7 @@ class _Size(click.ParamType[Test]):
         try:
             bound = parse_size(value.lstrip("+-"))
         except ValueError:
-            self.fail(f"{value!r} is not a size such as +10M, -4k or 512", param, ctx)
+            self.fail(f"{quoted(value)} is not a size such as +10M, -4k or 512", param, ctx)
         if value.startswith("+"):
             return lambda entry: entry.node.size > bound
         if value.startswith("-"):
@@ -64,7 +65,7 @@ class _Newer(click.ParamType[Test]):
             bound = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000_000)
         except ValueError:
             if not os.path.exists(value):
-                self.fail(f"{value!r} is neither a time such as 2026-11-01T02:00 (UTC) nor a file here", param, ctx)
+                self.fail(f"{quoted(value)} is neither a time such as 2026-11-01T02:00 (UTC) nor a file here", param, ctx)
             bound = os.stat(value).st_mtime_ns
         return lambda entry: entry.node.mtime_ns > bound
 
@@ -72,7 +73,14 @@ class _Newer(click.ParamType[Test]):
 @click.command("find", short_help="Search by name, type, size and time.")
 @takes_set
 @click.argument("path", default="/")
-@click.option("--name", "names", metavar="GLOB", multiple=True, help="The name matches this pattern; any of several.")
+@click.option(
+    "--name",
+    "names",
+    metavar="GLOB",
+    multiple=True,
+    help="The name matches this pattern, in any case where the guest or the file system (NTFS, FAT) takes no notice of it.",
+)
+@click.option("--iname", "inames", metavar="GLOB", multiple=True, help="--name, in any case everywhere.")
 @click.option(
     "--type", "types", multiple=True, type=click.Choice(list(_TYPES)), help="File, directory, link, pipe, socket, device."
 )
@@ -85,20 +93,23 @@ def command(
     disks: SetArguments,
     path: str,
     names: tuple[str, ...],
+    inames: tuple[str, ...],
     types: tuple[str, ...],
     sizes: tuple[Test, ...],
     newer: Test | None,
     as_json: bool,
 ) -> int:
-    """Print the path of every file below PATH that passes all tests. Earlier states are searched only where PATH is in one."""
+    """Print the path of every file below PATH that passes all tests; of several names, one is enough. Earlier states are
+    searched only where PATH is in one.
+    """
     tests: list[Test] = [*sizes, *([newer] if newer else [])]
-    if names:
-        tests.append(lambda entry: any(fnmatchcase(entry.name, pattern) for pattern in names))
     if types:
         kinds = {_TYPES[letter] for letter in types}
         tests.append(lambda entry: entry.node.kind in kinds)
     with disks.reading() as disk_set:
         tree = open_tree(disk_set, snapshots=False)
+        if names or inames:
+            tests.append(_named(names, inames, tree.folds_names))
         walker = Walker(tree)
         found = _candidates(tree, walker, path)
         for test in tests:
@@ -108,6 +119,21 @@ def command(
         else:
             _print(place for place, _ in found)
     return PARTIAL if walker.failed else OK
+
+
+def _named(names: Sequence[str], inames: Sequence[str], folds: Callable[[Node], bool]) -> Test:
+    """Whether a name is one of these; ``folds`` says where upper and lower case are one for ``names`` too."""
+    folded, everywhere = [one.lower() for one in names], [one.lower() for one in inames]
+
+    def test(entry: Entry) -> bool:
+        if any(fnmatchcase(entry.name, pattern) for pattern in names):
+            return True
+        name = entry.name.lower()
+        if any(fnmatchcase(name, pattern) for pattern in everywhere):
+            return True
+        return any(fnmatchcase(name, pattern) for pattern in folded) and folds(entry.node)
+
+    return test
 
 
 def _candidates(tree: FileSystem, walker: Walker, path: str) -> Iterator[Hit]:

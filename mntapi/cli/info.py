@@ -3,6 +3,7 @@ it, ``info_guests.py`` has what is about guests."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -10,10 +11,12 @@ import click
 from mntapi.cli.arguments import SetArguments, json_option, takes_set
 from mntapi.cli.info_guests import applications_page, describe_guest, mounted_at, title
 from mntapi.cli.info_page import page
+from mntapi.cli.info_snapshots import describe_machines, describe_snapshots, snapshots_page
 from mntapi.cli.main import OK, PARTIAL, report
 from mntapi.cli.output import emit, emit_json, escape
 from mntapi.errors import MntapiError
 from mntapi.session.diskset import DiskSet
+from mntapi.session.snapshots import Holder, snapshots_of
 from mntapi.session.stack import Stack
 from mntapi.types import Image, Volume
 
@@ -30,13 +33,23 @@ def command(disks: SetArguments, verbose: bool, picture: str | None, apps: bool,
     with disks.open() as disk_set:
         if picture is not None:
             _draw(disk_set, picture)
-        elif as_json:
-            emit_json(describe(disk_set, apps=apps))
-        else:
-            for line in page(disk_set, verbose=verbose):
-                emit(line)
-            return _list_applications(disk_set) if apps else OK
-    return OK
+            return OK
+        holders = snapshots_of(disk_set.disks, disks.specs, disks.options)
+        code = _unlisted(holders)
+        if as_json:
+            emit_json(describe(disk_set, holders, apps=apps))
+            return code
+        for line in (*page(disk_set, verbose=verbose), *snapshots_page(holders, verbose=verbose)):
+            emit(line)
+        return max(code, _list_applications(disk_set)) if apps else code
+
+
+def _unlisted(holders: Sequence[Holder]) -> int:
+    """Say of which disks the snapshots could not be listed."""
+    errors = [holder.error for holder in holders if holder.error is not None]
+    for error in errors:
+        report(error)
+    return PARTIAL if errors else OK
 
 
 def _list_applications(disk_set: DiskSet) -> int:
@@ -66,21 +79,23 @@ def _draw(disk_set: DiskSet, target: str) -> None:
         out.write(0, picture.encode() + b"\n")
 
 
-def describe(disk_set: DiskSet, *, apps: bool = False) -> dict[str, list[dict[str, Any]]]:
+def describe(disk_set: DiskSet, holders: Sequence[Holder] = (), *, apps: bool = False) -> dict[str, list[dict[str, Any]]]:
     """The set as plain values: the JSON of ``info``. Bytes are integers; ``disk`` is an index into ``disks``.
 
-    ``apps``: also what is installed on the guests.
+    ``holders``: the snapshots. ``apps``: also what is installed on the guests.
     """
+    snapshots = {holder.disk: describe_snapshots(holder) for holder in holders}
     stack = Stack(disk_set.volumes, disk_set.containers)
     mounted = mounted_at(disk_set, numbered=False)
     return {
         "guests": [describe_guest(guest, apps=apps) for guest in disk_set.guests],
-        "disks": [_describe_disk(disk) for disk in disk_set.disks],
+        "machines": describe_machines(holders),
+        "disks": [_describe_disk(disk, snapshots.get(index, [])) for index, disk in enumerate(disk_set.disks)],
         "volumes": [_describe_volume(volume, disk_set, stack, mounted) for volume in disk_set.volumes],
     }
 
 
-def _describe_disk(disk: Image) -> dict[str, Any]:
+def _describe_disk(disk: Image, snapshots: list[dict[str, Any]]) -> dict[str, Any]:
     chain = [{"file": link.file, "format": link.format, "cid": link.cid, "parent_cid": link.parent_cid} for link in disk.chain]
     return {
         "path": disk.path,
@@ -88,6 +103,7 @@ def _describe_disk(disk: Image) -> dict[str, Any]:
         "virtual_size": disk.blocks.size,
         "chain": chain,
         "details": dict(disk.details),
+        "snapshots": snapshots,
     }
 
 

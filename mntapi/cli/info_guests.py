@@ -31,10 +31,10 @@ def heading(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
 
 
 def title(guest: Guest) -> str:
-    """``Debian GNU/Linux 12 (bookworm), x86_64, host web01``."""
+    """``Debian GNU/Linux 12 (bookworm), x86_64, host web01``; of Windows also the service pack."""
     build = f"build {guest.build}" if guest.build and guest.build not in (guest.product or "") else None
     host = f"host {guest.hostname}" if guest.hostname else None
-    said = (guest.product or guest.family.value, build, guest.architecture, host)
+    said = (guest.product or guest.family.value, guest.details.get("service-pack"), build, guest.architecture, host)
     return ", ".join(part for part in said if part)
 
 
@@ -110,7 +110,8 @@ def _lines(guest: Guest, names: dict[str, str], *, verbose: bool) -> Iterator[st
     yield from (f"{word}: {escape(guest.details[word])}; {why}" for word, why in _WARNINGS.items() if word in guest.details)
     yield from _not_shown(guest, verbose=verbose)
     if guest.snapshots:
-        yield f"{len(guest.snapshots)} earlier states; mntapi ls shows them beside the live files, as @TIME"
+        states = "1 earlier state" if len(guest.snapshots) == 1 else f"{len(guest.snapshots)} earlier states"
+        yield f"{states} beside the live files, as @TIME: mntapi ls shows them, mntapi versions those of one file"
     reasons = guest.reasons if verbose else guest.reasons[:_MAX_REASONS]
     yield from (f"note: {escape(reason)}" for reason in reasons)
     if len(reasons) < len(guest.reasons):
@@ -120,17 +121,20 @@ def _lines(guest: Guest, names: dict[str, str], *, verbose: bool) -> Iterator[st
 
 
 def _not_shown(guest: Guest, *, verbose: bool) -> Iterator[str]:
-    """Mount points whose files are not on the disks."""
-    from mntapi.session.guest_tree import is_medium  # not needed where there is no guest
+    """Mount points whose files are not on the disks: those that are missed, then those that are not."""
+    from mntapi.session.guest_tree import advice_for, is_medium  # not needed where there is no guest
 
-    for kind, advice in ((MountKind.MISSING, "; give the disk with -d"), (MountKind.NETWORK, "")):
-        mounts = [mount for mount in guest.mounts if mount.kind is kind]
+    missing = [mount for mount in guest.mounts if mount.kind is MountKind.MISSING and not is_medium(mount)]
+    network = [mount for mount in guest.mounts if mount.kind is MountKind.NETWORK]
+    media = [mount for mount in guest.mounts if is_medium(mount)]
+    for mounts, word in ((missing, "missing"), (network, "network"), (media, "on demand or removable")):
         shown = mounts if verbose else mounts[:_MAX_REASONS]
         for mount in shown:
             why = f" ({escape(mount.reason)})" if mount.reason else ""
-            yield f"{escape(mount.path)}  {kind.value}: {escape(mount.source)}{why}{'' if is_medium(mount) else advice}"
+            advice = advice_for(mount) if mounts is missing else None
+            yield f"{escape(mount.path)}  {word}: {escape(mount.source)}{why}{f'; {escape(advice)}' if advice else ''}"
         if len(shown) < len(mounts):
-            yield f"{len(mounts) - len(shown)} more mount points are {kind.value}; -v shows all"
+            yield f"{len(mounts) - len(shown)} more mount points are {word}; -v shows all"
 
 
 def _all_of(guest: Guest) -> Iterator[str]:

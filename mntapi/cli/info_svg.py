@@ -115,17 +115,18 @@ class _Canvas:
         label = f" “{signature.label}”" if signature and signature.label else ""
         holds = f"{signature.kind if signature else volume.kind}{label} · {format_size(volume.size)}"
         holds += "" if meaning in _QUIET else f" · {state.value}"
+        second = holds + self._lies_on(volume)
         reason = content.reason if content else volume.reason
         self._parts.append(
-            f"<g><title>{_safe(': '.join(filter(None, (volume.name, holds + self._lies_on(volume), reason))))}</title>"
+            f"<g><title>{_safe(': '.join(filter(None, (volume.name, second, reason))))}</title>"
             f'<rect x="{box.left:.2f}" y="{box.top:.1f}" width="{max(MIN_BOX, box.width):.2f}" height="{ROW - 4}"'
             f' fill="{_FILLS[meaning][0]}"/>'
         )
-        is_beside = box.beside > 0 and len(volume.name) > box.width / _LETTER
+        is_beside = box.beside > box.width and max(len(volume.name), len(second)) > (box.width - 8) / _LETTER
         left, room = (box.left + box.width + 8, box.beside) if is_beside else (box.left + 4, box.width - 8)
         if room / _LETTER >= min(len(volume.name), _MIN_NAME):
             self._text(left, box.top + 16, volume.name, room)
-            self._text(left, box.top + 32, holds + self._lies_on(volume), room)
+            self._text(left, box.top + 32, second, room)
         else:
             self._unnamed.append((_FILLS[meaning][0], f"{volume.name}  {holds}"))
         self._parts.append("</g>")
@@ -184,7 +185,7 @@ class _Canvas:
         self._top += -(-len(used) // COLUMNS) * _LINE + MARGIN
 
     def _title(self) -> str:
-        return f"{len(self._set.disks)} disks with {len(self._set.volumes)} volumes"
+        return f"{_counted(len(self._set.disks), 'disk')} with {_counted(len(self._set.volumes), 'volume')}"
 
     def _description(self) -> str:
         states = Counter(self._set.content(volume).state.value for volume in self._set.volumes)
@@ -205,6 +206,10 @@ def _places(branch: Branch, left: float, width: float) -> Iterator[tuple[Branch,
         share = width * inner.volume.size / total
         yield inner, left, share
         left += share
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _is_placed(inner: Branch, outer: Branch) -> bool:

@@ -11,6 +11,8 @@ from mntapi.types import VolumeState
 
 _MAX_UNKNOWN = 3
 """Volumes of unknown content that are told one by one."""
+_MAX_NAMED = 12
+"""Volumes named that one cause hurts."""
 _LACKING = (VolumeState.INCOMPLETE, VolumeState.DEGRADED)
 _ADVICE = {
     VolumeState.ENCRYPTED: "encrypted: --key VOLUME:FILE opens it, FILE holding the key",
@@ -41,11 +43,12 @@ def troubles(disk_set: DiskSet, *, verbose: bool) -> Iterator[str]:
     shared = _shared(found)
     for cause, hurt in shared.items():
         yield escape(cause)
-        yield from _by_state(hurt)
+        yield from _by_state(hurt, len(hurt) if verbose else _MAX_NAMED)
     for one in found:
         own = [cause for cause in one.causes if one.state not in _LACKING or cause not in shared]
         if own:
-            yield f"{escape(one.name)}  {one.state.value}: {escape('; '.join(own))}"
+            state = "" if one.state is VolumeState.OK else f"{one.state.value}: "
+            yield f"{escape(one.name)}  {state}{escape('; '.join(own))}"
     yield from (f"hint: {advice}" for state, advice in _ADVICE.items() if any(one.state is state for one in found))
     if unknown > _MAX_UNKNOWN and not verbose:
         yield f"{unknown} volumes hold nothing that is known; -v shows how they begin"
@@ -65,8 +68,10 @@ def _shared(found: Sequence[_Trouble]) -> Mapping[str, Sequence[_Trouble]]:
     return {cause: those for cause, those in hurt.items() if len(those) > 1}
 
 
-def _by_state(hurt: Sequence[_Trouble]) -> Iterator[str]:
+def _by_state(hurt: Sequence[_Trouble], most: int) -> Iterator[str]:
+    """A line for each state, with the names of those that are in it; ``most`` of them."""
     for state in _LACKING:
         names = [escape(one.name) for one in hurt if one.state is state]
+        more = f" and {len(names) - most} more" if len(names) > most else ""
         if names:
-            yield f"       {state.value}: {', '.join(names)}"
+            yield f"       {state.value}: {', '.join(names[:most])}{more}"

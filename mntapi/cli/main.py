@@ -34,6 +34,9 @@ VERBS = {
 }
 """Verb -> module, imported on use so that each starts as fast as it can."""
 
+_CHANGING = frozenset({"cp", "convert", "mount", "overlay"})
+"""Verbs that make something."""
+
 OK, FAILED, USAGE, PARTIAL, NOT_FOUND, BUSY, DENIED, UNSUPPORTED, CORRUPT, AWAY = range(10)
 INTERRUPTED = 130
 EXIT_CODES = (
@@ -128,7 +131,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return request.exit_code
     except (KeyboardInterrupt, click.Abort):
         complain("error: interrupted")
-        complain("hint: what was begun has been undone")
+        if _verb() in _CHANGING:
+            complain("hint: what was begun has been undone")
         return INTERRUPTED
     except click.ClickException as error:
         return _usage(error)

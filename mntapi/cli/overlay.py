@@ -15,7 +15,7 @@ from mntapi.cli.output import complain, emit, emit_json, escape
 from mntapi.cli.progress import progress_bar
 from mntapi.errors import Invalid
 from mntapi.remote import Url, is_url
-from mntapi.session.overlay import closed_overlay, overlay_info
+from mntapi.session.overlay_file import closed_overlay, overlay_info
 from mntapi.units import format_size
 
 FORMAT_BY_SUFFIX = {".qcow2": "qcow2", ".vmdk": "vmdk-stream", ".raw": "raw", ".img": "raw", ".vhdx": "vhdx"}
@@ -50,7 +50,7 @@ def info(overlay: str, as_json: bool) -> None:
 @click.option(
     "--allow-outside", is_flag=True, help="Follow names in the overlay or its original that lead out of their folders."
 )
-@click.option("--ignore-cid", is_flag=True, help="Accept a parent of the original that was changed after its child was made.")
+@click.option("--ignore-cid", is_flag=True, help="Accept an original, or a parent of it, that was changed since.")
 @click.option(
     "--key-file", "key_files", multiple=True, type=click.File("rb"), help="A file with the passphrase of an encrypted original."
 )
@@ -69,7 +69,8 @@ def commit(
 ) -> None:
     """Write the original with the changes in OVERLAY to the new file NEW, a full disk that needs neither.
 
-    The original and OVERLAY stay as they are. OVERLAY must not be in use by a mount. An original in another folder is found
+    The original and OVERLAY stay as they are. OVERLAY must not be in use by a mount. An original that is not what it was when
+    OVERLAY was made is refused: the two together are a disk that never was. An original in another folder is found
     where mntapi mount found it, if the same user ran that; for an OVERLAY that was copied, or comes from another user or from
     elsewhere, say --parent or --allow-outside.
     """
@@ -85,6 +86,8 @@ def commit(
         opener = opener_of(found.path, how)
         disk_set = opened.enter_context(open_disks(DiskSpec(found.path, format="qcow2"), options=how, opener=opener))
         disk = disk_set.disks[0]
+        if "parent" in disk.details:
+            complain(f"note: {disk.details['parent']}")
         originals = [link.file for link in disk.chain]
         with progress_bar(quiet, disk.blocks.size) as progress:
             done = convert(disk.blocks, out, options, originals=originals, progress=lambda count: progress(out, count))

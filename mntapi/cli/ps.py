@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from mntapi.cli.arguments import json_option
 from mntapi.cli.output import emit, emit_json, escape, table
+from mntapi.session.health import impairments
 from mntapi.session.teardown import Status, prune, statuses
 from mntapi.units import format_size
 
@@ -17,7 +19,7 @@ from mntapi.units import format_size
 def command(as_json: bool) -> None:
     """List the mounts of this user with their workers."""
     prune()
-    found = statuses()
+    found = [_with_trouble(status) for status in statuses()]
     if as_json:
         emit_json([_as_object(status) for status in found])
         return
@@ -29,7 +31,15 @@ def command(as_json: bool) -> None:
         emit("\ndead: the worker or the mount is gone; 'mntapi clean' removes what is left")
     for status in found:
         if status.state == "impaired":
-            emit(f"\n{status.record.id} is impaired: {status.reason}")
+            emit(f"\n{status.record.id} is impaired: {escape(status.reason or '')}")
+
+
+def _with_trouble(status: Status) -> Status:
+    """A mount that is there, and of which something does not work, is not ready."""
+    trouble = impairments(status.record) if status.state in ("ready", "impaired") else []
+    if not trouble:
+        return status
+    return replace(status, state="impaired", reason="; ".join([*filter(None, [status.reason]), *trouble]))
 
 
 _MAX_DISKS = 2
@@ -47,7 +57,7 @@ def _row(status: Status) -> tuple[str, ...]:
         record.created.replace("T", " ").removesuffix("+00:00") + "Z",
         record.via,
         record.volume or record.layout,
-        _disks(record.disks),
+        _disks(record.disks) + (f", written to {_disks(record.overlays)}" if record.overlays else ""),
     )
 
 
@@ -71,4 +81,5 @@ def _as_object(status: Status) -> dict[str, Any]:
         "layout": record.layout,
         "volume": record.volume,
         "disks": record.disks,
+        "overlays": record.overlays,
     }

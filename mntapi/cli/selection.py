@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from mntapi.cli.output import complain
-from mntapi.errors import NotFound
+from mntapi.errors import MntapiError, NotFound
 from mntapi.session.diskset import DiskSet
-from mntapi.types import Image, Volume, VolumeState
+from mntapi.types import DiskSpec, Image, OpenOptions, Volume, VolumeState
 
 _MAX_NAMED = 8
 """Volumes that are named; the others are counted."""
@@ -23,6 +25,19 @@ def disk_at(disk_set: DiskSet, index: int) -> Image:
         there = ", ".join(f"{number} ({disk.path})" for number, disk in enumerate(disk_set.disks))
         raise NotFound(f"no disk {index} in this set", hint=f"disks: {there}")
     return disk_set.disks[index]
+
+
+def tell_overruled(specs: Sequence[DiskSpec], options: OpenOptions) -> None:
+    """Name the parents that only ``--parent`` and ``--ignore-cid`` make those of their children on standard error."""
+    if options.parent is None and not options.ignore_cid:
+        return
+    from mntapi.session.overruled import overruled
+
+    try:
+        for line in overruled(specs, options):
+            complain(f"note: {line}")
+    except MntapiError:
+        return  # the verb meets the same error, and says it in its own way
 
 
 def tell_locked(disk_set: DiskSet) -> None:

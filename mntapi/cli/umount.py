@@ -13,5 +13,5 @@ from mntapi.session.teardown import unmount
 @click.option("--force", is_flag=True, help="Even if files in it are open; their readers get errors.")
 def command(directory: str, force: bool) -> None:
     """Unmount DIR: the file systems, their loop devices, the FUSE mount and the worker process."""
-    for held in unmount(directory, force=force):
-        complain(f"note: still in use: {held}")
+    for given_up in unmount(directory, force=force):
+        complain(f"note: {given_up}")

@@ -34,6 +34,10 @@ _QUICK = 100_000
 
 _WITH_SIZE = {"wp512": ("whirlpool", 64), "wp384": ("whirlpool", 48), "wp256": ("whirlpool", 32)}
 """The kernel's names for a hash that is cut off."""
+_SPELLINGS = {"blake2b-512": "blake2b", "blake2s-256": "blake2s"} | {
+    f"sha3-{bits}": f"sha3_{bits}" for bits in (224, 256, 384, 512)
+}
+"""What the kernel and cryptsetup call a hash, and what hashlib does."""
 _SHAPELESS = ("shake", "md5")
 """Of hashlib's, those without a size, and one that LUKS never had."""
 
@@ -52,7 +56,7 @@ def hash_function(name: str) -> Callable[[bytes], bytes]:
         whole, size = _WITH_SIZE[name]
         inner = hash_function(whole)
         return lambda content: inner(content)[:size]
-    name = name.replace("-", "_") if name.startswith("sha3") else name
+    name = _SPELLINGS.get(name, name)
     if name in hashlib.algorithms_available and not name.startswith(_SHAPELESS):
         constructor = getattr(hashlib, name, None) or partial(hashlib.new, name)
         return lambda content: bytes(constructor(content).digest())
@@ -83,7 +87,7 @@ def check_iterations(count: int, *, offset: int | None = None) -> None:
 def pbkdf2(name: str, passphrase: bytes | memoryview, salt: bytes, iterations: int, length: int) -> bytes:
     """``length`` bytes by PBKDF2. Raises Unsupported for a hash that is not known, and as ``check_iterations``."""
     check_iterations(iterations)
-    name = name.replace("-", "_") if name.startswith("sha3") else name
+    name = _SPELLINGS.get(name, name)
     if name in hashlib.algorithms_available and not name.startswith(_SHAPELESS):
         work = partial(hashlib.pbkdf2_hmac, name, passphrase, salt, iterations, length)
     elif name in gcrypt.HASHES and gcrypt.library() is not None:

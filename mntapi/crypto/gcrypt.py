@@ -45,7 +45,16 @@ _CIPHERS = {
 }
 """Cipher as dm-crypt calls it, and bytes of its key."""
 CIPHERS = frozenset(name for name, _ in _CIPHERS)
-_HASHES = {"ripemd160": (3, 20), "whirlpool": (305, 64)}
+_HASHES = {
+    "ripemd160": (3, 20),
+    "whirlpool": (305, 64),
+    "blake2b-384": (319, 48),
+    "blake2b-256": (320, 32),
+    "blake2b-160": (321, 20),
+    "blake2s-224": (323, 28),
+    "blake2s-160": (324, 20),
+    "blake2s-128": (325, 16),
+}
 """Number and digest size in bytes of what Python's own hashlib may lack."""
 HASHES = frozenset(_HASHES)
 

@@ -21,6 +21,10 @@ MAX_STRIPES = 8192
 """Stripes of a key slot; all programs write 4000."""
 MAX_KEY_SIZE = 512
 """Bytes of a master key; the longest that a cipher takes is 64, and an authenticated one some more."""
+_SLOW_ITERATIONS = 1_000_000
+"""Of PBKDF2, with SHA-256 about a second."""
+_SLOW_ARGON2 = 2 << 20
+"""KiB of memory times passes over it, about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,11 @@ class Kdf:
         return derivation.argon2(
             self.kind, passphrase, self.salt, time=self.passes, memory=self.memory, lanes=self.lanes, length=length
         )
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a person notices it, by what processors do in about a second."""
+        return self.passes >= _SLOW_ITERATIONS if self.kind == "pbkdf2" else self.memory * self.passes >= _SLOW_ARGON2
 
     def __str__(self) -> str:
         if self.kind == "pbkdf2":

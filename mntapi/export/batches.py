@@ -18,6 +18,9 @@ MAX_UNIT = 64 * KIB
 _AHEAD = 6
 """Batches that are read while one is being written. On an idle host two are enough; where processors are busy, each side runs
 for some milliseconds at a time, and should have enough to do."""
+SERVER_READERS = 4
+"""Threads that read from a server, each over a connection of its own (``mntapi.remote`` makes as many): what takes the time is
+the way there and back. From a file one thread is as fast as several."""
 _ZEROS = bytes(MAX_UNIT)
 
 
@@ -73,12 +76,13 @@ class Batch:
             at = first_bytes.find(0, at + 1)
 
 
-def batches(source: Blocks, unit: int) -> Generator[Batch, None, None]:
-    """All data of ``source`` in order, read by a thread of its own. Close the iterator to end that thread.
+def batches(source: Blocks, unit: int, *, readers: int = 1) -> Generator[Batch, None, None]:
+    """All data of ``source`` in order, read by threads of its own. Close the iterator to end them.
 
     Args:
         source: the disk.
         unit: bytes; every piece starts at a multiple of it, and ends at one or with the disk.
+        readers: threads that read, each a batch of its own.
 
     Raises:
         MntapiError: what reading the disk raises.
@@ -86,7 +90,7 @@ def batches(source: Blocks, unit: int) -> Generator[Batch, None, None]:
     size = min(BATCH, max(1, source.size))
     buffers = cycle([bytearray(size) for _ in range(_AHEAD + 1)])
     pending: deque[Future[Batch]] = deque()
-    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+    reader = ThreadPoolExecutor(readers, thread_name_prefix="reader")
     try:
         for pieces in _cut(_data_ranges(source, unit), size):
             pending.append(reader.submit(_read, source, Batch(next(buffers), pieces)))

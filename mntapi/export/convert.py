@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from mntapi.blocks import Concat, Zero
-from mntapi.errors import Invalid
-from mntapi.export.batches import batches
+from mntapi.errors import Invalid, Unsupported
+from mntapi.export.batches import Batch, batches
 from mntapi.export.digest import Digest
 from mntapi.export.formats import Format, named
 from mntapi.export.newfile import NewFile, new_file
@@ -18,15 +18,20 @@ from mntapi.export.writer import Target, Writer
 from mntapi.types import Blocks
 from mntapi.units import align_up
 
+MAY_BE_EMPTY = ("raw", "qcow2")
+"""Formats with disks of no bytes. The tables of the others have at least one entry."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """What to write. ``compression`` is for QCOW2: ``zlib`` or ``zstd``; streams are always compressed."""
+    """What to write, and how. ``compression`` is for QCOW2: ``zlib`` or ``zstd``; streams are always compressed. ``readers``:
+    threads that read the source; for one on a server ``batches.SERVER_READERS``."""
 
     format: str
     compression: str | None = None
     overwrite: bool = False
     sha256: bool = False
+    readers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def convert(
         progress: told how many more bytes of the disk are done, holes included.
 
     Raises:
-        Invalid: no such format or compression, or a source of no bytes.
+        Invalid: no such format or compression.
         Denied: ``path`` is there already, or is a file of the source.
         NotFound: its folder is not there.
         Unsupported: the format cannot hold the disk.
@@ -66,7 +71,7 @@ def convert(
         MntapiError: the source cannot be read. Nothing is left of the new file, whatever the error.
     """
     format_ = named(options.format)
-    _check(source, format_, options)
+    _check(source.size, format_, options)
     size = align_up(source.size, source.sector_size) if format_.whole_sectors else source.size
     disk = source if size == source.size else Concat([source, Zero(size - source.size, source.sector_size)])
     with new_file(path, overwrite=options.overwrite, originals=originals) as file:
@@ -74,9 +79,9 @@ def convert(
     return Converted(path, format_.name, size, file.written, sha256)
 
 
-def _check(source: Blocks, format_: Format, options: ConvertOptions) -> None:
-    if source.size == 0:
-        raise Invalid("there is nothing to convert: 0 bytes")
+def _check(size: int, format_: Format, options: ConvertOptions) -> None:
+    if size == 0 and format_.name not in MAY_BE_EMPTY:
+        raise Unsupported(f"{format_.name} cannot hold a disk of 0 bytes", hint=f"possible: {', '.join(MAY_BE_EMPTY)}")
     if options.compression is not None and options.compression not in format_.compressions:
         raise Invalid(
             f"{format_.name} cannot be compressed with {options.compression}",
@@ -91,19 +96,19 @@ def _write(
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compress"))
         digest = stack.enter_context(Digest()) if options.sha256 else None
         writer = format_.load()(Target(file, disk.size, disk.sector_size, options.compression, pool))
-        _pump(disk, writer, digest, progress)
+        with closing(batches(disk, writer.unit, readers=options.readers)) as source:
+            _pump(source, disk.size, writer, digest, progress)
         writer.finish()
         return digest.finish(disk.size) if digest else None
 
 
-def _pump(disk: Blocks, writer: Writer, digest: Digest | None, progress: Callable[[int], None]) -> None:
+def _pump(source: Iterable[Batch], size: int, writer: Writer, digest: Digest | None, progress: Callable[[int], None]) -> None:
     done = 0
-    with closing(batches(disk, writer.unit)) as source:
-        for batch in source:
-            hashing = digest.add(batch) if digest else None
-            writer.write(batch)
-            if hashing:
-                hashing.result()
-            progress(batch.end - done)
-            done = batch.end
-    progress(disk.size - done)
+    for batch in source:
+        hashing = digest.add(batch) if digest else None
+        writer.write(batch)
+        if hashing:
+            hashing.result()
+        progress(batch.end - done)
+        done = batch.end
+    progress(size - done)

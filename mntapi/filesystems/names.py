@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mntapi.errors import Corrupt, MntapiError, NotADirectory, NotFound, ReadFailed
+from mntapi.escaping import quoted
 from mntapi.types import Entry, FileKind, Node
 
 MAX_CACHED_NAMES = 1 << 17
@@ -186,4 +187,4 @@ class Folders:
 
 
 def _missing(name: str) -> NotFound:
-    return NotFound(f"no such name in the folder: {name!r}")
+    return NotFound(f"no such name in the folder: {quoted(name)}")

@@ -6,6 +6,7 @@ and a reason that goes into ``Guest.reasons``.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 
 from mntapi.blocks import read
@@ -29,6 +30,15 @@ TOO_LARGE = "too-large"
 """``MntapiError.reason`` of what is longer than its limit."""
 
 
+LOOP_HINT = "mntapi ls -l shows where each link leads"
+
+
+class LinkLoop(Invalid):
+    """A path that goes round in circles of symbolic links. Nothing is damaged: a file system may hold such links."""
+
+    errno = errno.ELOOP
+
+
 def find(fs: FileSystem, path: str, *, fold: bool = False, follow_last: bool = True) -> Node:
     """The node at a path.
 
@@ -40,7 +50,8 @@ def find(fs: FileSystem, path: str, *, fold: bool = False, follow_last: bool = T
 
     Raises:
         NotFound, NotADirectory: with the part of the path that is the trouble.
-        Corrupt: more than ``MAX_LINKS`` links or ``MAX_STEPS`` names, or a path longer than ``MAX_PATH``.
+        LinkLoop: more than ``MAX_LINKS`` links or ``MAX_STEPS`` names.
+        Corrupt: a path longer than ``MAX_PATH``.
         MntapiError: a folder on the way cannot be read.
     """
     trail: list[tuple[str, Node]] = []
@@ -50,9 +61,8 @@ def find(fs: FileSystem, path: str, *, fold: bool = False, follow_last: bool = T
         name = todo.pop()
         steps += 1
         if steps > MAX_STEPS:
-            raise Corrupt(
-                "a path of too many names", path=_shown(trail[:8]), expected=f"at most {MAX_STEPS}", reason="link-loop"
-            )
+            what = "a path of too many names"
+            raise LinkLoop(what, path=_shown(trail[:8]), expected=f"at most {MAX_STEPS}", reason="link-loop")
         if name == "..":
             del trail[-1:]
             continue
@@ -62,7 +72,7 @@ def find(fs: FileSystem, path: str, *, fold: bool = False, follow_last: bool = T
             continue
         followed += 1
         if followed > MAX_LINKS:
-            raise Corrupt("too many symbolic links", path=_shown(trail, name), reason="link-loop")
+            raise LinkLoop("too many symbolic links", path=_shown(trail, name), hint=LOOP_HINT, reason="link-loop")
         target = fs.readlink(node)
         if target.startswith("/"):
             trail.clear()

@@ -82,7 +82,8 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class PointInTime:
-    """An earlier state that the guest keeps beside the live one: a btrfs subvolume, or a folder with copies of files.
+    """An earlier state that is kept beside the live one: a btrfs subvolume, a folder with copies of files, or a snapshot of the
+    whole volume.
 
     It shows, like a ``MountPoint`` of kind VOLUME, a ``subvolume`` or ``folder`` of ``volume`` in the place of ``path``.
     ``time_ns`` is when it was made, None where that is not recorded.
@@ -124,7 +125,7 @@ class Guest:
     """Sorted so that a mount point comes after the one it lies in."""
     users: tuple[User, ...] = ()
     snapshots: tuple[PointInTime, ...] = ()
-    """Snapper's, Timeshift's; those of the volume itself (VSS, LVM) are volumes of their own."""
+    """Snapper's, Timeshift's. To these ``DiskSet.guests`` adds those of whole volumes (VSS, LVM), which are volumes too."""
     details: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What else is known: ``hibernated``, ``pending-reboot``, ``default-deployment`` ..."""
     reasons: tuple[str, ...] = ()

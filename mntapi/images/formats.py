@@ -1,19 +1,22 @@
 """The table of formats, and how the files of a chain are opened.
 
 A format is recognised by content, never by file name. ``raw`` is what remains, and only for files the user named: a file that
-a descriptor names must be of a format that format may build on, so that no link can turn ``/etc/shadow`` into a disk.
+a descriptor names must be of a format that format may build on, so that no link can turn ``/etc/shadow`` into a disk. What has
+the name of another format is not taken for raw unless the user says so (``names.py``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol, cast
 
 from mntapi.blocks import read_clipped
 from mntapi.errors import Corrupt, Invalid, MntapiError, Unsupported
+from mntapi.images.names import RAW_HINT, check_name, is_chunk
+from mntapi.images.orphans import FIRST, Asking, adoption
 from mntapi.types import Blocks, DiskSpec, FileBlocks, Image, Opener, OpenOptions
 
 HEAD = 4096
@@ -56,6 +59,7 @@ RAW = Format("raw", "mntapi.images.raw")
 WITH_SNAPSHOTS = ("qcow2",)
 _PIECE = re.compile(r"\.([0-9]{2,3}|[a-z]{2,3})$")
 """Names that may be a piece of a split disk; ``images.split`` looks closer, and opens all others as raw."""
+_BACKING_HINT = "if it is a raw disk all the same, say so in its child: qemu-img rebase -u -F raw -b FILE CHILD"
 _VMDK_MAGICS = (
     (0, b"KDMV"),
     (0, b"# Disk DescriptorFile"),
@@ -101,6 +105,17 @@ def detect(file: Blocks) -> Format:
     return next((format_ for format_ in FORMATS if format_.matches(head, tail)), RAW)
 
 
+def recognise(file: Blocks, path: str, *, hint: str | None = RAW_HINT) -> Format:
+    """The same for a file whose name is known; ``hint`` is for who knows that it is raw in spite of its name.
+
+    Raises: as ``check_name``.
+    """
+    format_ = detect(file)
+    if format_ is RAW:
+        check_name(file, path, hint=hint)
+    return format_
+
+
 def named(name: str) -> Format:
     """The format of that name. Raises Invalid with the names there are."""
     for format_ in FORMATS:
@@ -121,14 +136,17 @@ class Chain:
     """The snapshot to open of the first link, where its format has such."""
     contents_only: bool = False
     """Take what a container holds for a raw disk, whatever it is: for looking at it as a file."""
+    orphan: str | None = None
+    """The link whose parent is ``options.parent``: its path, or ``FIRST``."""
 
     def open_file(self, name: str, relative_to: FileBlocks) -> FileBlocks:
         """A data file that ``relative_to`` names (a VMDK extent). Raises what ``Opener.open`` raises."""
         return self.opener.open(name, relative_to=relative_to.path)
 
-    def _open_parent_file(self, name: str, child: FileBlocks) -> FileBlocks:
-        """Where the child says, unless the user said otherwise for the first link."""
-        if self.options.parent is not None and not self.above:
+    def open_parent_file(self, name: str, child: FileBlocks) -> FileBlocks:
+        """The file that ``child`` builds on: where it says, unless the user said otherwise for this link."""
+        is_orphan = self.orphan == child.path or (self.orphan == FIRST and not self.above)
+        if is_orphan and self.options.parent is not None:
             return self.opener.open(self.options.parent)
         return self.opener.open(name, relative_to=child.path)
 
@@ -145,16 +163,18 @@ class Chain:
             raise Corrupt(
                 "the chain has too many links", path=child.path, expected=f"at most {MAX_LINKS}", reason="chain-too-long"
             )
-        file = self._open_parent_file(name, child)
+        file = self.open_parent_file(name, child)
         try:
             if file.path in links:
                 raise Corrupt("the chain loops: this disk names itself as an ancestor", path=file.path, reason="chain-loop")
-            format_ = detect(file)
+            format_ = recognise(file, file.path, hint=_BACKING_HINT if RAW.name in formats else None)
+            if format_ is RAW and "split" in formats:  # it has no mark; an overlay says that its original is one
+                format_ = named("split")
             if format_.name not in formats:
                 raise Unsupported(
                     f"cannot be the parent of {child.path}", path=file.path, expected=" or ".join(formats), found=format_.name
                 )
-            return format_.load().open_image(file, Chain(self.opener, self.options, links))
+            return format_.load().open_image(file, Chain(self.opener, self.options, links, orphan=self.orphan))
         except MntapiError as error:
             file.close()
             raise error.located(path=file.path) from error.__cause__
@@ -163,32 +183,62 @@ class Chain:
             raise
 
 
-def _detect_named(file: FileBlocks) -> Format:
-    """The format of a file that the user named: without a mark of its own it may be a piece of a split disk."""
-    format_ = detect(file)
+def _recognise_named(file: FileBlocks) -> Format:
+    """The format of a file that the user named: without a mark of its own it may be a piece of a split disk.
+
+    Raises: as ``check_name``; Unsupported: it is a chunk, which only an OVF puts in its place.
+    """
+    if is_chunk(file.path):
+        what = "is a chunk of a disk that was cut for an OVF"
+        raise Unsupported(what, path=file.path, hint="open the .ovf; --format opens this file alone", reason="chunks")
+    format_ = recognise(file, file.path)
     if format_ is RAW and _PIECE.search(file.path):
         return named("split")
     return format_
 
 
-def open_image(spec: DiskSpec, opener: Opener, options: OpenOptions | None = None) -> Image:
+def open_image(spec: DiskSpec, opener: Opener, options: OpenOptions | None = None, *, overrule: bool = True) -> Image:
     """Open a disk with its whole chain, read-only. The image owns all files; ``image.blocks.close()`` closes them.
 
     Args:
         spec: what the user named, and how to treat it.
         opener: how files are opened, and which may be.
-        options: how strict to be with the chain.
+        options: how strict to be with the chain. Which link ``options.parent`` is for, ``orphans.py`` says; where it is used,
+            ``details["parent"]`` tells for which and why.
+        overrule: take that parent for the first link if none lacks its own; else it is then not used.
 
     Raises:
         NotFound: the disk, an extent or a parent is missing; the message names it.
         Corrupt, Unsupported, Denied, ReadFailed: with file and, where there is one, byte offset.
     """
+    options = options or OpenOptions()
+    if options.parent is None:
+        return _open_image(spec, opener, options)
+    asking = Asking(opener)
+    orphan: str | None = FIRST
+    otherwise: Image | MntapiError
+    given = opener.open(options.parent)
+    given.close()
+    try:
+        otherwise = _open_image(spec, asking, replace(options, parent=None, ignore_cid=False))
+        if not overrule or given.path in [link.file for link in otherwise.chain]:
+            return otherwise
+        otherwise.blocks.close()
+    except MntapiError as error:
+        otherwise, orphan = error, asking.orphan(error)
+        if orphan is None:
+            raise
+    image = _open_image(spec, opener, options, orphan)
+    return replace(image, details={**image.details, **adoption(image, given.path, otherwise)})
+
+
+def _open_image(spec: DiskSpec, opener: Opener, options: OpenOptions, orphan: str | None = None) -> Image:
     file = opener.open(spec.path)
     try:
-        format_ = named(spec.format) if spec.format else _detect_named(file)
+        format_ = named(spec.format) if spec.format else _recognise_named(file)
         if spec.snapshot is not None and format_.name not in WITH_SNAPSHOTS:
             raise Unsupported(f"a {format_.name} disk has no snapshots in it", path=file.path)
-        image = format_.load().open_image(file, Chain(opener, options or OpenOptions(), snapshot=spec.snapshot))
+        image = format_.load().open_image(file, Chain(opener, options, snapshot=spec.snapshot, orphan=orphan))
     except MntapiError as error:
         file.close()
         raise error.located(path=spec.path) from error.__cause__

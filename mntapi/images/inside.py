@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from mntapi.blocks import Slice
 from mntapi.errors import MntapiError, Unsupported
-from mntapi.images.formats import RAW, Chain, detect
+from mntapi.images.formats import RAW, Chain, recognise
 from mntapi.types import Blocks, Extent, FileBlocks, Image, Link
 
+_UNPACK_HINT = "if it is a raw disk all the same: unpack it, and open that with --format raw"
 MAX_DEPTH = 3
 """Containers inside one another; ``disk.vmdk.gz.001`` are two."""
 
@@ -77,7 +78,8 @@ def open_inside(content: Inside, container: FileBlocks, format_name: str, chain:
             "too many containers inside one another", path=container.path, expected=f"at most {MAX_DEPTH}", reason="nesting"
         )
     try:
-        format_ = RAW if chain.contents_only else detect(content if known is None else Slice(content, 0, known))
+        there = content if known is None else Slice(content, 0, known)
+        format_ = RAW if chain.contents_only else recognise(there, content.path, hint=_UNPACK_HINT)
         image = format_.load().open_image(content, chain)
     except MntapiError as error:
         raise error.located(path=content.path) from error.__cause__

@@ -19,6 +19,7 @@ from mntapi.blocks import Slice, read
 from mntapi.errors import Corrupt, Denied, NotFound, Unsupported
 from mntapi.images.formats import RAW, Chain, detect
 from mntapi.images.inside import Inside, depth_of, open_inside
+from mntapi.images.names import is_chunk
 from mntapi.types import FileBlocks, Image
 from mntapi.units import KIB
 
@@ -100,13 +101,17 @@ def open_disk(file: FileBlocks, name: str, chain: Chain) -> Image:
 
 
 def read_archive(file: FileBlocks) -> Archive:
-    """What is in an OVA. Raises Corrupt as ``read_members`` does."""
+    """What is in an OVA. Raises Corrupt as ``read_members`` does, and Unsupported where a disk is cut into chunks."""
     members = read_members(file)
     return Archive(file, members, tuple(_disks(file, members)))
 
 
 def _disks(file: FileBlocks, members: Mapping[str, Member]) -> list[str]:
     """By content; plain disks, which have no mark, by name, and only where nothing else is a disk."""
+    cut = next(filter(is_chunk, members), None)
+    if cut is not None:
+        hint = "unpack it with tar, and open the .ovf"
+        raise Unsupported(f"holds a disk that is cut into chunks: {cut!a}", path=file.path, hint=hint, reason="chunks")
     found = []
     for name, one in members.items():
         length = min(one.size, file.size - one.offset)

@@ -82,6 +82,6 @@ def _open_first(names: list[str], child: FileBlocks, chain: Chain, formats: tupl
     raise NotFound(
         f"its parent is missing: {' or '.join(names) or 'no name is given'}",
         path=child.path,
-        hint="put the parent into the folder of this disk",
+        hint="put the parent into the folder of this disk, or name it with --parent",
         reason="parent-missing",
     )

@@ -1,9 +1,10 @@
 """VDI, VirtualBox's disk image: dynamic, fixed and differencing disks.
 
-A differencing disk does not name its parent's file, only its UUID; VirtualBox keeps the names in the machine's ``.vbox`` file.
-Formats open files and list no folders, so the parent is looked for under the names VirtualBox gives by itself: ``{UUID}.vdi``
-beside the child for a snapshot, and the machine's name for its first disk, in the folder above ``Snapshots`` or, where all was
-copied into one folder, beside the child. Whatever is found must have the UUID.
+A differencing disk does not name its parent's file, only its UUID; VirtualBox keeps the names in the machine's ``.vbox`` file,
+and who opens that is asked for ``{UUID}.vdi``. Formats open files and list no folders, so for a disk by itself the parent is
+looked for under the names VirtualBox gives: that one beside the child for a snapshot, and the machine's name for its first
+disk, in the folder above ``Snapshots`` or, where all was copied into one folder, beside the child. Whatever is found must have
+the UUID. The folder above is outside the child's own and followed only where that is allowed.
 
 Source: reverse-engineered; open documentation of VirtualBox (VDICore.h) and qemu (block/vdi.c), observed on what qemu writes.
 """
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mntapi.blocks import read_clipped
-from mntapi.errors import Corrupt, NotFound, Unsupported
+from mntapi.errors import Corrupt, Denied, NotFound, Unsupported
 from mntapi.images.blockmap import ABSENT, ZERO, BlockMap, Table
 from mntapi.images.formats import Chain
 from mntapi.images.parents import open_parent
@@ -57,7 +58,7 @@ def open_image(file: FileBlocks, chain: Chain) -> Image:
 
     Raises:
         Corrupt: the header contradicts the format, or the parent is another disk or was changed (``parent-mismatch``).
-        NotFound: the parent is missing; the message has its UUID.
+        NotFound, Denied: the parent is missing, or may be in a folder that is not followed; the message has its UUID.
         Unsupported: another version or kind.
     """
     header = parse_header(read_clipped(file, MAGIC_AT, _HEADER.size), file.path)
@@ -126,11 +127,15 @@ def _open_parent(file: FileBlocks, header: Header, chain: Chain) -> Image:
     names = list(_likely_names(file.path, identity))
     try:
         return open_parent(names, [], identifiers=[header.parent_identity], child=file, chain=chain, formats=(FORMAT,))
-    except NotFound as error:
-        if error.path == file.path and error.reason == "parent-missing":
-            error.hint = (
-                f"find the disk {identity} in the machine's .vbox file; name it with --parent, or link it here as {names[0]}"
+    except (NotFound, Denied) as error:
+        if error.path != file.path or error.reason not in ("parent-missing", "outside"):
+            raise
+        error.hint = "open the machine's .vbox file, which says where that disk is; or name the disk with --parent"
+        if isinstance(error, Denied):
+            error.what = (
+                f"its parent, the disk {{{identity}}}, is not beside it, and the folder above is outside its own folder"
             )
+            error.hint += "; or, if you trust where this one came from, repeat with --allow-outside"
         raise
 
 

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mntapi.errors import Busy, Corrupt, Denied, Failed, Invalid, MntapiError, NotADirectory, NotFound, Unsupported
@@ -36,6 +36,8 @@ UMOUNT_NOFOLLOW = 8
 
 MAX_NAMES = 65536
 """Folders of a skeleton."""
+MAX_REASON = 120
+"""Bytes of a link that says why a volume is not mounted: a tmpfs keeps up to 127 beside the inode, more would take a page."""
 MAX_HOLDERS = 8
 """Users of a busy mount that an error names."""
 
@@ -159,6 +161,34 @@ def mount_skeleton(target: str, names: Sequence[str], *, source: str = "mntapi",
     except BaseException:
         libc.umount2(target, UMOUNT_NOFOLLOW)
         raise
+
+
+def mark_not_mounted(target: str, reasons: Mapping[str, str]) -> None:
+    """Replace folders of a skeleton by links that lead nowhere and say why: an empty folder would look like an empty volume.
+
+    Opening ``NAME`` answers ENOENT then, and ``ls -l`` shows ``NAME -> not mounted: REASON``.
+
+    Raises:
+        MntapiError: as the kernel says.
+    """
+    if not reasons:
+        return
+    with _explained(target, "a folder for volumes"):
+        libc.mount(None, target, None, MS_REMOUNT | SAFE_FLAGS & ~MS_RDONLY, None)
+        folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name, reason in reasons.items():
+                os.rmdir(name, dir_fd=folder)
+                os.symlink(_nowhere(reason), name, dir_fd=folder)
+        finally:
+            os.close(folder)
+            libc.mount(None, target, None, MS_REMOUNT | SAFE_FLAGS, None)
+
+
+def _nowhere(reason: str) -> bytes:
+    """A single name, which no volume has: the colon and the spaces."""
+    text = "".join(sign if sign.isprintable() and sign != "/" else "-" for sign in f"not mounted: {reason}")
+    return text.encode(errors="replace")[:MAX_REASON]
 
 
 def _check_names(names: Sequence[str]) -> None:

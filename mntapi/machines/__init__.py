@@ -8,7 +8,7 @@ entities and external references; a disk that a machine has and that cannot be n
 """
 
 from mntapi.machines.detect import is_machine, read_machine
-from mntapi.machines.model import Machine, MachineDisk, Snapshot
+from mntapi.machines.model import Chunks, Machine, MachineDisk, Snapshot
 from mntapi.machines.vmsd import read_snapshots
 
-__all__ = ["Machine", "MachineDisk", "Snapshot", "is_machine", "read_machine", "read_snapshots"]
+__all__ = ["Chunks", "Machine", "MachineDisk", "Snapshot", "is_machine", "read_machine", "read_snapshots"]

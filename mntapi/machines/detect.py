@@ -23,11 +23,21 @@ Parser = Callable[[bytes, str], Machine]
 
 _VMX = re.compile(rb"^[ \t]*(config\.version|virtualhw\.version)[ \t]*=", re.IGNORECASE | re.MULTILINE)
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?(Envelope|domain|domstatus|VirtualBox|configuration)[\s>]")
-_VMX_PARSER, _OVF_PARSER, _LIBVIRT_PARSER = "vmx.parse_vmx", "ovf.parse_ovf", "libvirt.parse_domain"
+_VMX_PARSER, _OVF_PARSER, _LIBVIRT_PARSER, _VBOX_PARSER = (
+    "vmx.parse_vmx",
+    "ovf.parse_ovf",
+    "libvirt.parse_domain",
+    "vbox.parse_vbox",
+)
 """Module and function, imported when a file is met that is one: reading XML is not what most sets need."""
-_BY_ROOT = {b"Envelope": _OVF_PARSER, b"domain": _LIBVIRT_PARSER, b"domstatus": _LIBVIRT_PARSER}
-_BY_SUFFIX = {".vmx": _VMX_PARSER, ".vmtx": _VMX_PARSER, ".ovf": _OVF_PARSER}
-_REFUSED = {".vmcx": "Hyper-V", ".vbox": "VirtualBox", ".vmsd": "VMware (snapshots)"}
+_BY_ROOT = {
+    b"Envelope": _OVF_PARSER,
+    b"domain": _LIBVIRT_PARSER,
+    b"domstatus": _LIBVIRT_PARSER,
+    b"VirtualBox": _VBOX_PARSER,
+}
+_BY_SUFFIX = {".vmx": _VMX_PARSER, ".vmtx": _VMX_PARSER, ".ovf": _OVF_PARSER, ".vbox": _VBOX_PARSER}
+_REFUSED = {".vmcx": "Hyper-V", ".vmsd": "VMware (snapshots)"}
 _HINT = "name its disks instead"
 
 

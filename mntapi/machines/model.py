@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """How a disk's file is cut: each part but the last has ``size`` bytes, all have ``total``, None if that is not told."""
+
+    size: int
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,8 @@ class MachineDisk:
     format: str | None = None
     """The format that the machine file prescribes, to be forced and not detected: a guest can write any header into a raw
     disk."""
+    chunks: Chunks | None = None
+    """Where there is no such file, but parts of it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,9 +47,10 @@ class MachineDisk:
 class Snapshot:
     """A snapshot of a machine: ``disks`` are the files that hold its state, the newest link of each chain at that time."""
 
-    uid: int
+    uid: int | str
+    """What the machine's files know it by: VMware a number, VirtualBox a UUID."""
     name: str
-    parent: int | None
+    parent: int | str | None
     disks: tuple[MachineDisk, ...]
     description: str | None = None
     created_ns: int | None = None
@@ -49,7 +61,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A virtual machine: ``kind`` of file (``vmx``, ``ovf``, ``libvirt``), its name, and its disks in the order it has them.
+    """A virtual machine: ``kind`` of file (``vmx``, ``ovf``, ``libvirt``, ``vbox``), name, and disks in the order it has them.
 
     ``left_out`` names drives that are no disks, or have no file, and why.
     """
@@ -59,3 +71,5 @@ class Machine:
     disks: tuple[MachineDisk, ...]
     snapshots: tuple[Snapshot, ...] = ()
     left_out: tuple[str, ...] = ()
+    media: Mapping[str, MachineDisk] = field(default_factory=dict)
+    """Other disks of the machine by the names that its disks have for them, where those are not what the files are called."""

@@ -3,6 +3,8 @@
 Order: by the controller a disk is attached to, as in ``vmx.py``, then by its address there; where the descriptor does not say
 that of all disks, in the order of the hardware section; where there is none, in the order of the disk section.
 
+A file may be cut into chunks of ``chunkSize`` bytes, ``href.000000000`` and so on; all of them have ``size`` bytes.
+
 Source: DMTF DSP0243, OVF 2.1.1, sections 7.1 (References), 9.1 (DiskSection), 8 (VirtualHardwareSection); DMTF DSP0004 CIM
 schema, CIM_ResourceAllocationSettingData.ResourceType (5 IDE, 6 SCSI, 17 disk drive, 20 other storage, 31 logical disk).
 """
@@ -16,11 +18,12 @@ from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
 from mntapi.errors import Corrupt, Unsupported
-from mntapi.machines.model import Machine, MachineDisk
+from mntapi.machines.model import Chunks, Machine, MachineDisk
 from mntapi.machines.vmx import ORDER
 from mntapi.machines.xml import children, parse_xml, text
 
 _DISK_ITEMS = ("17", "31")
+_SIZE = re.compile("[1-9][0-9]{0,18}")
 _RESOURCE = re.compile(r"(?:ovf:)?/?(disk|file)/(.+)")
 
 
@@ -36,7 +39,7 @@ def parse_ovf(raw: bytes, path: str) -> Machine:
     """The machine of a descriptor.
 
     Raises:
-        Unsupported: it has several machines, or a disk in pieces or somewhere else.
+        Unsupported: it has several machines, or a disk somewhere else, or one that is compressed in chunks.
         Corrupt: it refers to what it does not have.
     """
     root = parse_xml(raw, path)
@@ -52,11 +55,11 @@ def parse_ovf(raw: bytes, path: str) -> Machine:
     found: list[MachineDisk] = []
     left_out: list[str] = []
     for drive in _ordered(drives) or [_Drive(key, f"/disk/{key}", None) for key in disks]:
-        name = _file_name(drive.resource, disks, files, path)
-        if name is None:
+        file = _file(drive.resource, disks, files, path)
+        if file is None:
             left_out.append(f"{drive.name}: no file")
             continue
-        found.append(MachineDisk(name, drive.name, len(found)))
+        found.append(MachineDisk(_name_of(file, path), drive.name, len(found), chunks=_chunks(file, path)))
     used = {drive.resource.rpartition("/")[2] for drive in drives}
     left_out += [f"{key}: not attached" for key in disks if drives and key not in used]
     return Machine("ovf", _name(systems[0]) if systems else None, tuple(found), left_out=tuple(left_out))
@@ -95,7 +98,7 @@ def _ordered(drives: list[_Drive]) -> list[_Drive]:
     return sorted(drives, key=lambda drive: drive.place or (0, 0, 0))
 
 
-def _file_name(resource: str, disks: Mapping[str, Element], files: Mapping[str, Element], path: str) -> str | None:
+def _file(resource: str, disks: Mapping[str, Element], files: Mapping[str, Element], path: str) -> Element | None:
     """The file behind a drive; None for a disk that is empty until the machine is deployed."""
     if not resource:
         return None
@@ -113,9 +116,24 @@ def _file_name(resource: str, disks: Mapping[str, Element], files: Mapping[str, 
     file = files.get(reference)
     if file is None or not file.get("href"):
         raise Corrupt("a disk refers to a file that is not listed", path=path, found=reference, reason="machine")
+    return file
+
+
+def _name_of(file: Element, path: str) -> str:
     href = file.get("href", "")
-    if file.get("chunkSize"):
-        raise Unsupported("a disk is cut into chunks", path=path, found=href, hint="join the chunks first", reason="chunks")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", href):
         raise Unsupported("a disk is somewhere else", path=path, found=href, hint="fetch it first", reason="remote")
     return unquote(href)
+
+
+def _chunks(file: Element, path: str) -> Chunks | None:
+    """How the file is cut, None if it is not."""
+    size, total = file.get("chunkSize"), file.get("size")
+    if not size:
+        return None
+    if (file.get("compression") or "identity") != "identity":  # the size is that of the bytes before
+        raise Unsupported("a disk is compressed and cut into chunks", path=path, found=file.get("href"),
+                          hint="join the chunks with cat, and unpack them", reason="chunks")  # fmt: skip
+    if not _SIZE.fullmatch(size) or (total and not _SIZE.fullmatch(total)):
+        raise Corrupt("the size of a disk's chunks makes no sense", path=path, found=f"{size} of {total}", reason="machine")
+    return Chunks(int(size), int(total) if total else None)

@@ -15,8 +15,11 @@ MAX_DEPTH = 64
 MAX_ELEMENTS = 100_000
 
 
-def parse_xml(raw: bytes, path: str) -> Element:
+def parse_xml(raw: bytes, path: str, *, max_depth: int = MAX_DEPTH) -> Element:
     """The root element.
+
+    Args:
+        max_depth: elements that may be inside each other.
 
     Raises:
         Unsupported: it has a document type.
@@ -29,7 +32,7 @@ def parse_xml(raw: bytes, path: str) -> Element:
         nonlocal depth, count
         depth += 1
         count += 1
-        if depth > MAX_DEPTH or count > MAX_ELEMENTS:
+        if depth > max_depth or count > MAX_ELEMENTS:
             raise Corrupt("the XML has too many elements", path=path, offset=parser.CurrentByteIndex, reason="xml")
         builder.start(_local(name), {_local(key): value for key, value in attributes.items()})
 

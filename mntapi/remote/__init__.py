@@ -3,7 +3,7 @@
 Not here: image formats (a qcow2 file on a web server is opened by ``images`` on top of ``HttpBlocks``), and anything that
 writes. Start reading at ``opener.open_remote``, then ``nbd.py`` and ``http.py``; ``urls.py`` says what a URL may be,
 ``dial.py`` connects, ``wire.py`` says how long an answer may take and how long it may be, ``pool.py`` how many connections
-there are, ``retry.py`` how long a server may be away.
+there are, ``patience.py`` and ``retry.py`` how long a server may be away.
 
 Always true: every length a server sends is checked against what was asked before it is used. Nothing waits without a deadline.
 No message shows a password. Sockets are made by ``connect``, which the caller can give, and by nothing else: handshakes and

@@ -10,11 +10,12 @@ import socket
 import time
 from collections.abc import Callable
 
-from mntapi.errors import Denied, NotFound, ReadFailed
+from mntapi.errors import Denied, ReadFailed
+from mntapi.remote.patience import attempt_s, patience_s
 from mntapi.remote.urls import Endpoint
 
 CONNECT_TIMEOUT_S = 15.0
-"""For connecting, and for the handshake of a protocol after it."""
+"""For connecting, and for the handshake of a protocol after it; less for who has less patience."""
 MAX_ADDRESSES = 8
 """Addresses of one name that are tried."""
 
@@ -37,15 +38,17 @@ def look_up(endpoint: Endpoint) -> Addresses:
     """Ask the system's resolver.
 
     Raises:
-        NotFound: there is no such host.
+        ReadFailed: there is no such host (reason ``unreachable``): asking again would not help.
         ConnectionLost: nobody could say (reason ``unreachable``).
     """
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
-            raise NotFound(
-                f"there is no host {endpoint.host!r}", hint="is the URL right, and does this host's resolver know the name?"
+            raise ReadFailed(
+                f"there is no host {endpoint.host!r}",
+                hint="is the URL right, and does this host's resolver know the name?",
+                reason="unreachable",
             ) from error
         raise ConnectionLost(
             f"the host {endpoint.host!r} cannot be looked up: {error.strerror}",
@@ -63,7 +66,7 @@ class RememberedNames:
         self._known: dict[Endpoint, Addresses] = {}
 
     def __call__(self, endpoint: Endpoint) -> Addresses:
-        """Raises what ``look_up`` does, but for a name known from before only NotFound."""
+        """Raises what ``look_up`` does; for a name known from before only that there is no such host any more."""
         try:
             found = self._ask(endpoint)
         except ConnectionLost:
@@ -75,19 +78,23 @@ class RememberedNames:
 
 
 def dial(endpoint: Endpoint, *, look_up: LookUp = look_up) -> socket.socket:
-    """Connect, within ``CONNECT_TIMEOUT_S`` seconds and what looking up the name takes.
+    """Connect, within ``CONNECT_TIMEOUT_S`` seconds, or what patience the environment says if that is less, and what looking
+    up the name takes.
 
     Raises:
-        NotFound: there is no such host or socket file.
+        ReadFailed: there is no such host or socket file (reason ``unreachable``).
         Denied: the system does not permit it.
         ConnectionLost: nobody answers there (reason ``unreachable``).
+        Invalid: as ``patience_s``.
     """
+    timeout_s = attempt_s(CONNECT_TIMEOUT_S, patience_s())
     try:
         if endpoint.socket is not None:
-            return _connected(socket.AF_UNIX, endpoint.socket, CONNECT_TIMEOUT_S)
-        return _dial_tcp(look_up(endpoint))
+            return _connected(socket.AF_UNIX, endpoint.socket, timeout_s)
+        return _dial_tcp(look_up(endpoint), timeout_s)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no socket {endpoint.socket!r}", hint="is the server running?") from error
+        what = f"there is no socket {endpoint.socket!r}"
+        raise ReadFailed(what, hint="is the server running?", reason="unreachable") from error
     except PermissionError as error:
         raise Denied("connecting is not permitted here", hint="neither by a firewall, nor once a worker is confined") from error
     except OSError as error:
@@ -95,9 +102,9 @@ def dial(endpoint: Endpoint, *, look_up: LookUp = look_up) -> socket.socket:
         raise ConnectionLost(f"cannot be reached: {described(error)}", hint=hint, reason="unreachable") from error
 
 
-def _dial_tcp(addresses: Addresses) -> socket.socket:
+def _dial_tcp(addresses: Addresses, timeout_s: float) -> socket.socket:
     """To the first address that answers; each has an equal share of what is left of the time."""
-    end = time.monotonic() + CONNECT_TIMEOUT_S
+    end = time.monotonic() + timeout_s
     for count, (family, address) in zip(range(min(len(addresses), MAX_ADDRESSES), 0, -1), addresses, strict=False):
         try:
             sock = _connected(family, address, max(0.1, (end - time.monotonic()) / count))

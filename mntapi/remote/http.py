@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from urllib.parse import urldefrag, urljoin
 
 from mntapi.blocks import check_range, whole
-from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, Unsupported
-from mntapi.remote.dial import Connector, dial
+from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, ReadFailed
+from mntapi.remote.dial import CONNECT_TIMEOUT_S, Connector, dial
 from mntapi.remote.http_cache import BlockCache
 from mntapi.remote.http_connection import HttpConnection
 from mntapi.remote.http_protocol import (
@@ -22,9 +22,10 @@ from mntapi.remote.http_protocol import (
     part_length,
     request_headers,
 )
+from mntapi.remote.patience import attempt_s, patience_s
 from mntapi.remote.pool import Pool
-from mntapi.remote.retry import Retries, attempt_s, patience_s
-from mntapi.remote.urls import Url
+from mntapi.remote.retry import Deadline, Retries, opened
+from mntapi.remote.urls import Url, redacted
 from mntapi.remote.wire import lost_again, placed
 from mntapi.types import Extent, ExtentKind
 from mntapi.units import MIB
@@ -39,8 +40,6 @@ MAX_PARTS = 64
 MAX_REDIRECTS = 5
 TIMEOUT_S = 30.0
 """For one attempt."""
-OPEN_PATIENCE_S = 2.0
-"""So long opening is tried again: a wrong URL should be told soon."""
 BACKOFF_S = 0.25
 CONNECTIONS = 4
 
@@ -90,12 +89,12 @@ class HttpBlocks:
             connections: at most so many.
             timeout_s: for one attempt of a request.
             backoff_s: before the third attempt; doubled before each one after.
-            patience: seconds for which a read is tried again; ``retry.patience_s()`` if None.
+            patience: seconds that opening may take, and for which a read is tried again; ``patience.patience_s()`` if None.
 
         Raises:
-            NotFound: no such host or file. Denied: as the server or the system says, or a redirect to clear text.
+            NotFound: no such file. Denied: as the server or the system says, or a redirect to clear text.
             Unsupported: the server cannot give ranges (reason ``no-range``). Invalid: the URL.
-            ReadFailed: nobody answers. Corrupt: somebody does, but not in HTTP.
+            ReadFailed: nobody answers, or not in HTTP, or refuses. Corrupt: it contradicts itself.
 
         Source: RFC 9110, RFC 9112.
         """
@@ -104,15 +103,23 @@ class HttpBlocks:
             raise Invalid("is no URL of a web server", path=parsed.display)
         patience = patience_s() if patience is None else patience
         timeout_s = attempt_s(timeout_s, patience)
-        opening = Retries(patience_s=min(patience, OPEN_PATIENCE_S), backoff_s=backoff_s)
+
+        def attempt(deadline: Deadline) -> tuple[Url, Version, HttpConnection]:
+            return _open_first(parsed, connect, timeout_s, deadline)
+
         try:
-            place, version, first = opening.run(lambda _: _open_first(parsed, connect, timeout_s))
+            place, version, first = opened(parsed.display, attempt, patience_s=patience, backoff_s=backoff_s)
         except MntapiError as error:
             raise placed(error, parsed.display) from error.__cause__
         pool = Pool(lambda: _reconnect(place, connect), connections)
         pool.add(first)
-        retries = Retries(patience_s=patience, backoff_s=backoff_s)
+        retries = Retries(patience_s=patience, backoff_s=backoff_s, name=parsed.display)
         return cls(parsed, place, version, pool, retries, timeout_s=timeout_s)
+
+    @property
+    def version(self) -> str | None:
+        """The validators of the file's state: ETag and date, as the server says them; None if it says neither."""
+        return "\n".join(filter(None, (self._version.etag, self._version.last_modified))) or None
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         length = len(buffer)
@@ -178,13 +185,14 @@ class HttpBlocks:
         self._cache.clear()
 
 
-def _open_first(url: Url, connect: Connector, timeout_s: float) -> tuple[Url, Version, HttpConnection]:
+def _open_first(url: Url, connect: Connector, timeout_s: float, deadline: Deadline) -> tuple[Url, Version, HttpConnection]:
     """Ask for the first byte, where redirects lead: the place, the state of the file, and the connection."""
     place = url
     for _ in range(MAX_REDIRECTS + 1):
-        connection = HttpConnection.open(place, connect)
+        connection = HttpConnection.open(place, connect, timeout_s=deadline.left(CONNECT_TIMEOUT_S))
         try:
-            response = connection.get(place.target, request_headers(place, url, None, 0, 1), length=1, timeout_s=timeout_s)
+            headers = request_headers(place, url, None, 0, 1)
+            response = connection.get(place.target, headers, length=1, timeout_s=deadline.left(timeout_s))
             if response.status not in REDIRECTS:
                 version = first_version(response.status, response.headers)
                 if version.size:
@@ -195,18 +203,29 @@ def _open_first(url: Url, connect: Connector, timeout_s: float) -> tuple[Url, Ve
             raise
         connection.close()
         place = _redirected(place, response.headers.get("Location"))
-    raise Unsupported("the web server redirects on and on", expected=f"at most {MAX_REDIRECTS} redirects")
+    raise _misdirected("the web server redirects on and on", expected=f"at most {MAX_REDIRECTS} redirects")
 
 
 def _redirected(place: Url, location: str | None) -> Url:
     if location is None:
-        raise Corrupt("the web server redirects without saying where to")
-    target = Url.parse(urldefrag(urljoin(place.text, location)).url)
+        raise _misdirected("the web server redirects without saying where to")
+    try:
+        target = Url.parse(urldefrag(urljoin(place.text, location)).url)
+    except (Invalid, ValueError) as error:
+        raise _misdirected("the web server redirects to what is no URL of a file", found=redacted(location[:100])) from error
     if target.is_nbd or (place.is_encrypted and not target.is_encrypted):
         raise Denied(
-            f"the web server redirects from {place.scheme} to {target.scheme}", found=target.display, reason="redirect"
+            f"the web server redirects from {place.scheme} to {target.scheme}",
+            found=target.display,
+            hint="if you trust that place, name it instead",
+            reason="redirect",
         )
     return target
+
+
+def _misdirected(what: str, *, expected: str | None = None, found: str | None = None) -> ReadFailed:
+    hint = "the server's configuration is wrong; a browser, or curl -L, shows where it leads"
+    return ReadFailed(what, expected=expected, found=found, hint=hint, reason="server-refused")
 
 
 def _reconnect(place: Url, connect: Connector) -> HttpConnection:

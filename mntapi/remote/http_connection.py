@@ -9,7 +9,7 @@ import http.client
 import io
 from collections.abc import Mapping
 
-from mntapi.errors import Corrupt
+from mntapi.errors import Corrupt, ReadFailed
 from mntapi.remote.dial import CONNECT_TIMEOUT_S, ConnectionLost, Connector
 from mntapi.remote.urls import DEFAULT_PORTS, Url
 from mntapi.remote.wire import Wire, tls_context
@@ -31,12 +31,15 @@ class HttpConnection:
         self.usable = True
 
     @classmethod
-    def open(cls, url: Url, connect: Connector) -> HttpConnection:
-        """Connect, with encryption if the URL wants it. Raises what ``connect`` and ``Wire.start_tls`` raise."""
+    def open(cls, url: Url, connect: Connector, *, timeout_s: float = CONNECT_TIMEOUT_S) -> HttpConnection:
+        """Connect, with encryption if the URL wants it, which may take ``timeout_s``.
+
+        Raises what ``connect`` and ``Wire.start_tls`` raise.
+        """
         wire = Wire(connect(url.endpoint))
         try:
             if url.is_encrypted:
-                wire.begin(CONNECT_TIMEOUT_S, limit=MAX_HEAD)
+                wire.begin(timeout_s, limit=MAX_HEAD)
                 wire.start_tls(tls_context(), url.tls_hostname)
             return cls(wire, url)
         except BaseException:
@@ -51,7 +54,7 @@ class HttpConnection:
 
         Raises:
             ConnectionLost: no answer.
-            Corrupt: it is not HTTP, or its head is too long.
+            ReadFailed: it is not HTTP, or its head is too long (reason ``unreachable``).
         """
         self.usable = False
         self._wire.begin(timeout_s, limit=length + MAX_HEAD)
@@ -61,7 +64,8 @@ class HttpConnection:
         except http.client.RemoteDisconnected as error:
             raise ConnectionLost("the web server closed the connection", reason="dropped") from error
         except (http.client.HTTPException, ValueError) as error:
-            raise Corrupt("the answer is not HTTP", found=_said(error)) from error
+            hint = "is the URL right? Something else answers there, which may be HTTP with encryption (https) or without"
+            raise ReadFailed("the answer is not HTTP", found=_said(error), hint=hint, reason="unreachable") from error
         if self._wire.is_ended:  # http.client takes what it has for all there is, and half a number for a number
             raise ConnectionLost("the head of the answer was cut off", reason="dropped")
         return response

@@ -24,6 +24,9 @@ _EMPTY = re.compile(r"bytes \*/0", re.IGNORECASE)
 _MAX_SIZE = (1 << 63) - 1
 
 
+_OTHER_SERVER = "use a server that knows Range (nginx, Apache, nbdkit -- or download the file)"
+
+
 class ServerBusy(ConnectionLost):
     """A status that may be gone the next time."""
 
@@ -100,7 +103,7 @@ def first_version(status: int, headers: HTTPMessage) -> Version:
     if status == OK:
         raise Unsupported(
             "the web server gives whole files only, and no ranges of them",
-            hint="use a server that knows Range (nginx, Apache, nbdkit -- or download the file)",
+            hint=_OTHER_SERVER,
             reason="no-range",
         )
     if status != PARTIAL:
@@ -108,7 +111,8 @@ def first_version(status: int, headers: HTTPMessage) -> Version:
     check_encoding(headers)
     part = parse_content_range(headers.get("Content-Range"))
     if part.size is None:
-        raise Unsupported("the web server does not tell the size of the file", found=_cut(headers.get("Content-Range")))
+        found = _cut(headers.get("Content-Range"))
+        raise Unsupported("the web server does not tell the size of the file", found=found, hint=_OTHER_SERVER)
     if (part.start, part.end) != (0, 1):
         raise Corrupt("the answer is not what was asked for", expected="bytes 0-0", found=f"bytes {part.start}-{part.end - 1}")
     return parse_version(headers, part.size)
@@ -146,7 +150,8 @@ def check_encoding(headers: HTTPMessage) -> None:
     """Raise Unsupported if the bytes sent are not the file's own."""
     encoding = headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
-        raise Unsupported("the web server compresses what it was asked not to", found=_cut(encoding), reason="content-encoding")
+        what = "the web server compresses what it was asked not to"
+        raise Unsupported(what, found=_cut(encoding), hint=_OTHER_SERVER, reason="content-encoding")
 
 
 def changed(how: str, *, expected: object = None, found: object = None) -> ReadFailed:
@@ -177,9 +182,8 @@ def refusal(status: int) -> MntapiError:
     what = f"the web server answered with status {status}"
     if status in RETRIED:
         return ServerBusy(what, hint="the server is too busy or broken just now; try again later", reason="server-busy")
-    if status >= 400 and status != 416:  # 416: it denies a range of a file that it says is longer
-        return ReadFailed(what, hint="the server does not serve this; its log may say why", reason="server-refused")
-    return ReadFailed(what)
+    hint = "the file may be empty there" if status == 416 else "the server does not serve this; its log may say why"
+    return ReadFailed(what, hint=hint, reason="server-refused")
 
 
 def request_headers(url: Url, origin: Url, version: Version | None, offset: int, length: int) -> dict[str, str]:

@@ -12,8 +12,9 @@ from mntapi.remote import nbd_protocol as nbd
 from mntapi.remote.dial import CONNECT_TIMEOUT_S, Connector, dial
 from mntapi.remote.nbd_connection import NbdConnection
 from mntapi.remote.nbd_handshake import negotiate
+from mntapi.remote.patience import attempt_s, patience_s, told, waiting
 from mntapi.remote.pool import Pool
-from mntapi.remote.retry import Retries, attempt_s, patience_s
+from mntapi.remote.retry import Deadline, Retries
 from mntapi.remote.urls import Url
 from mntapi.remote.wire import Wire, lost_again, placed, tls_context
 from mntapi.types import Extent, ExtentKind
@@ -63,12 +64,12 @@ class NbdBlocks:
             connections: at most so many, and one only where the server does not allow for several.
             timeout_s: for a request; what takes longer is asked again.
             backoff_s: before the third attempt; doubled before each one after.
-            patience: seconds for which a read is tried again; ``retry.patience_s()`` if None.
+            patience: seconds that opening may take, and for which a read is tried again; ``patience.patience_s()`` if None.
 
         Raises:
-            NotFound: no such host, socket file or export.
+            NotFound: no such export.
             Denied: the system, the server, or its certificate.
-            ReadFailed: nobody answers. Corrupt: somebody does, but it is not NBD.
+            ReadFailed: nobody answers, or it is no NBD server that does. Corrupt: it breaks the protocol.
             Invalid, Unsupported: the URL, or the server is too old.
 
         Source: proto.md and uri.md of the nbd project.
@@ -79,10 +80,12 @@ class NbdBlocks:
         if parsed.is_encrypted:
             tls_context()
         patience = patience_s() if patience is None else patience
-        retries = Retries(patience_s=patience, backoff_s=backoff_s)
-        open_one = functools.partial(_connect, parsed, connect, attempt_s(timeout_s, patience))
+        retries = Retries(patience_s=patience, backoff_s=backoff_s, name=parsed.display)
+        timeout_s = attempt_s(timeout_s, patience)
+        open_one = functools.partial(_connect, parsed, connect, timeout_s)
         try:
-            first = open_one()
+            with told(waiting(parsed.display, min(timeout_s, CONNECT_TIMEOUT_S))):
+                first = open_one()
         except MntapiError as error:
             raise placed(error, parsed.display) from error.__cause__
         export = first.export
@@ -177,10 +180,11 @@ class NbdBlocks:
 
 
 def _connect(url: Url, connect: Connector, timeout_s: float) -> NbdConnection:
-    """A negotiated connection. Raises what ``connect`` and ``negotiate`` raise."""
+    """A negotiated connection; the time is for both, connecting and negotiating. Raises what these raise."""
+    deadline = Deadline(min(timeout_s, CONNECT_TIMEOUT_S))
     wire = Wire(connect(url.endpoint))
     try:
-        wire.begin(min(timeout_s, CONNECT_TIMEOUT_S), limit=_MAX_HANDSHAKE)
+        wire.begin(deadline.left(CONNECT_TIMEOUT_S), limit=_MAX_HANDSHAKE)
         start_tls = functools.partial(wire.start_tls, tls_context(), url.tls_hostname) if url.is_encrypted else None
         export = negotiate(wire, url.export, start_tls)
     except BaseException:

@@ -130,7 +130,7 @@ def _refusal(answer: Answer, name: bytes) -> MntapiError:
             f"the server has no export {nbd.printable(name)!r}", found=said, hint="nbdinfo --list shows what it has"
         )
     if answer.kind == nbd.REP_ERR_POLICY:
-        return Denied("the server does not give us this export", found=said)
+        return Denied("the server does not give us this export", found=said, hint="its configuration says who may have it")
     if answer.kind == nbd.REP_ERROR + 7:
         return ConnectionLost("the server is shutting down", found=said, hint="try again later", reason="dropped")
     what = f"the server refuses the export with error {answer.kind - nbd.REP_ERROR}"

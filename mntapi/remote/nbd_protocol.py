@@ -127,17 +127,23 @@ def parse_greeting(raw: bytes) -> int:
     """The handshake flags.
 
     Raises:
-        Corrupt: this is no NBD server.
+        ReadFailed: this is no NBD server (reason ``unreachable``: the one that is wanted is not there).
         Unsupported: it negotiates the way that ended with nbd 2.9.17 ("Oldstyle negotiation").
     """
     password, magic, flags = GREETING.unpack(raw)
     if password != _PASSWORD:
-        raise Corrupt("is no NBD server", expected=repr(_PASSWORD), found=repr(password))
+        raise _no_nbd(_PASSWORD, password)
     if magic == _OLDSTYLE_MAGIC:
-        raise Unsupported("the server negotiates in the old style, which newer ones have given up", reason="nbd-oldstyle")
+        what = "the server negotiates in the old style, which newer ones have given up"
+        raise Unsupported(what, hint="serve the disk with qemu-nbd or nbdkit", reason="nbd-oldstyle")
     if magic != _OPTION_MAGIC:
-        raise Corrupt("is no NBD server", expected=repr(_OPTION_MAGIC), found=repr(magic))
+        raise _no_nbd(_OPTION_MAGIC, magic)
     return int(flags)
+
+
+def _no_nbd(expected: object, found: object) -> ReadFailed:
+    hint = "is the URL right? Something else answers there"
+    return ReadFailed("is no NBD server", expected=repr(expected), found=repr(found), hint=hint, reason="unreachable")
 
 
 def client_flags(server_flags: int) -> bytes:

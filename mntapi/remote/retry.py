@@ -1,23 +1,24 @@
-"""How long a read waits for a server that is away."""
+"""What is done again when a server was away: opening a disk, and reading it."""
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from mntapi.errors import Invalid
+from mntapi.errors import AWAY, Denied, MntapiError
+from mntapi.health import Health
 from mntapi.remote.dial import ConnectionLost
+from mntapi.remote.patience import MIN_ATTEMPT_S, told, waiting
 
-PATIENCE_S = 30.0
-"""How long after its first failure a read is tried again, unless the environment says otherwise."""
-PATIENCE_VARIABLE = "MNTAPI_SERVER_PATIENCE"
-"""Seconds to take instead; 0: at most one attempt on a new connection."""
-MAX_PATIENCE_S = 3600.0
-MIN_ATTEMPT_S = 2.0
 MAX_PAUSE_S = 4.0
 """Between two attempts: so soon after a server has come back the read that waits for it goes on."""
+OPEN_AGAIN_S = 2.0
+"""So long opening is tried again: a wrong URL should be told soon."""
+_LASTING = AWAY | {"changed"}
+"""Reasons of errors that the next read is likely to meet as well."""
+_numbers = itertools.count()
 
 _R = TypeVar("_R")
 
@@ -27,25 +28,35 @@ class Retries:
 
     The second attempt is made at once, on a new connection: an idle one goes stale. The others come ever later, until
     ``patience_s`` is over. From then on the server is taken for away, and a read makes one attempt only, until one succeeds:
-    whoever reads a thousand files does not wait a thousand times.
+    whoever reads a thousand files does not wait a thousand times. That is in the log (``mntapi.health``), by ``name``.
     """
 
-    def __init__(self, *, patience_s: float, backoff_s: float) -> None:
+    def __init__(self, *, patience_s: float, backoff_s: float, name: str = "a server") -> None:
         self._patience_s = patience_s
         self._backoff_s = backoff_s
+        self._name = name
         self._is_away = False
+        self._health = Health(f"remote{next(_numbers)}")
 
     def run(self, ask: Callable[[bool], _R]) -> _R:
         """``ask(fresh)``: on a fresh connection or on any. Raises what the last attempt raised."""
-        if self._is_away:
-            answer = ask(True)
-        else:
-            try:
-                return ask(False)
-            except ConnectionLost:
-                answer = self._again(ask)
+        try:
+            answer = self._run(ask)
+        except MntapiError as error:
+            if isinstance(error, ConnectionLost | Denied) or error.reason in _LASTING:
+                self._health.failed(f"reads fail: {self._name}: {error.what}")
+            raise
         self._is_away = False
+        self._health.worked()
         return answer
+
+    def _run(self, ask: Callable[[bool], _R]) -> _R:
+        if self._is_away:
+            return ask(True)
+        try:
+            return ask(False)
+        except ConnectionLost:
+            return self._again(ask)
 
     def _again(self, ask: Callable[[bool], _R]) -> _R:
         end = time.monotonic() + self._patience_s
@@ -61,20 +72,40 @@ class Retries:
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
 
-def attempt_s(timeout_s: float, patience_s: float) -> float:
-    """How long one attempt may take: who has less patience than that does not want to wait for a server that hangs either."""
-    return min(timeout_s, max(MIN_ATTEMPT_S, patience_s))
+class Deadline:
+    """The end of the time that something may take in all."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self, at_most_s: float) -> float:
+        """Seconds that are left, at most so many. Raises ConnectionLost (reason ``timeout``) when there are none."""
+        left = min(at_most_s, self._end - time.monotonic())
+        if left <= 0:
+            raise ConnectionLost("the server did not answer in time", reason="timeout")
+        return left
 
 
-def patience_s() -> float:
-    """What the environment says, or ``PATIENCE_S``. Raises Invalid."""
-    text = os.environ.get(PATIENCE_VARIABLE)
-    if text is None:
-        return PATIENCE_S
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_PATIENCE_S:
-        raise Invalid(f"{PATIENCE_VARIABLE} is no time to wait", expected=f"0 to {MAX_PATIENCE_S:g} seconds", found=ascii(text))
-    return seconds
+def opened(name: str, attempt: Callable[[Deadline], _R], *, patience_s: float, backoff_s: float = 0.0) -> _R:
+    """What ``attempt`` opens at ``name``, once more where the server hangs up; ``patience_s`` is for all of it together.
+
+    A server that is silent is waited for once. Who waits is told for whom (``patience.told``).
+
+    Raises: what the last attempt raised.
+    """
+    seconds = max(MIN_ATTEMPT_S, patience_s)
+    deadline, began = Deadline(seconds), time.monotonic()
+    count, pause_s = 1, backoff_s
+    with told(waiting(name, seconds)):
+        while True:
+            try:
+                return attempt(deadline)
+            except ConnectionLost as error:
+                took_s = time.monotonic() - began
+                is_over = count > 1 and took_s + pause_s >= min(patience_s, OPEN_AGAIN_S)
+                if is_over or took_s >= OPEN_AGAIN_S or error.reason == "timeout":
+                    raise
+            if count > 1:  # the second attempt is made at once
+                time.sleep(pause_s)
+                pause_s *= 2
+            count += 1

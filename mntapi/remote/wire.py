@@ -141,7 +141,7 @@ class Wire:
 
     def _lost(self, error: OSError) -> ConnectionLost:
         if isinstance(error, TimeoutError):
-            return ConnectionLost(f"the server did not answer within {self._timeout_s:g} s", reason="timeout")
+            return ConnectionLost(f"the server did not answer within {self._timeout_s:.3g} s", reason="timeout")
         return ConnectionLost(f"the connection broke: {_reason(error)}", reason="dropped")
 
     def close(self) -> None:
@@ -158,7 +158,9 @@ def lost_again(error: MntapiError) -> ConnectionLost:
 
 
 def placed(error: MntapiError, path: str, offset: int | None = None) -> MntapiError:
-    """The error, with URL and byte offset where it has none."""
+    """The error, with URL and byte offset where it has none. Nobody shall take a broken protocol for a damaged disk."""
+    if isinstance(error, Corrupt) and error.hint is None:
+        error.hint = "the server does not keep to its protocol, and its log may say why; the disk itself may be whole"
     if error.offset is None:
         error.offset = offset
     return error.located(path=path)

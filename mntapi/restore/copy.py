@@ -12,13 +12,15 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from mntapi.blocks.file import translate
 from mntapi.errors import Corrupt, Denied, Failed, Invalid, IsADirectory, MntapiError, Unsupported
+from mntapi.escaping import quoted
 from mntapi.filesystems.kinds import MODE_BITS
+from mntapi.restore.links import LeadsLinks, is_below, relative_target
 from mntapi.restore.metadata import set_metadata
 from mntapi.types import Blocks, ExtentKind, FileKind, FileSystem, Node
 from mntapi.units import MIB
@@ -30,6 +32,8 @@ _MAX_DEPTH = 512
 """Folders inside one another; each costs a descriptor. A path of 4096 bytes could hold more, and none has been seen to."""
 _FRAMES = 4 * _MAX_DEPTH + 1000
 """Python frames that a tree of that depth takes."""
+_ON_A_SERVER = "network"
+"""``Node.reason`` of a mount point whose files are on no disk of the guest."""
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -42,6 +46,14 @@ class Failure:
     error: MntapiError
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is at the destination as it should be, and may surprise."""
+
+    path: str
+    text: str
+
+
 @dataclass(slots=True)
 class Report:
     """What a copy did. ``bytes`` counts file contents, holes included."""
@@ -50,6 +62,7 @@ class Report:
     folders: int = 0
     bytes: int = 0
     failures: list[Failure] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +108,15 @@ class Copier:
         self._first_names: dict[int, _Copied] = {}
         """By inode number; of files that have more names than one."""
         self._folder = ""
+        self._place: Sequence[str] = ()
         self.report = Report()
         sys.setrecursionlimit(max(sys.getrecursionlimit(), _FRAMES))
 
-    def copy(self, source: str, node: Node, folder: str, name: str) -> None:
+    def copy(self, source: str, node: Node, folder: str, name: str, *, place: Sequence[str] = ()) -> None:
         """Copy the node found at ``source`` (for messages) to ``folder``/``name``.
 
-        Trouble with a file below it is noted in ``report.failures`` and the copy goes on.
+        ``place`` are its names from the top of the tree: by them links of Windows are led. Trouble with a file below it is
+        noted in ``report.failures`` and the copy goes on.
 
         Raises:
             NotFound, Denied: the destination folder cannot be opened.
@@ -111,6 +126,7 @@ class Copier:
         except OSError as error:
             raise translate(error, folder) from error
         self._folder = folder
+        self._place = place
         try:
             self._copy(source, node, folder_fd, (name,))
         finally:
@@ -124,7 +140,7 @@ class Copier:
             if node.kind is FileKind.DIRECTORY:
                 self._copy_folder(source, node, folder_fd, below)
             elif node.kind is FileKind.SYMLINK:
-                target = self._tree.readlink(node)
+                target = self._target(source, node, below)
                 self._make(source, node, folder_fd, name, lambda draft: os.symlink(target, draft, dir_fd=folder_fd))
             elif node.kind is FileKind.FILE:
                 self._copy_file(source, node, folder_fd, below)
@@ -144,8 +160,6 @@ class Copier:
             raise IsADirectory("is a folder", hint="copy folders with -r")
         if len(below) > _MAX_DEPTH:
             raise Invalid("folders are nested too deeply", expected=f"at most {_MAX_DEPTH}")
-        if node.reason:
-            raise Unsupported("its files cannot be read", reason=node.reason)
         if node.inode in self._seen:
             raise Corrupt("a folder that has been met before: the file system loops", reason="folder-loop")
         self._seen.add(node.inode)
@@ -164,6 +178,27 @@ class Copier:
         """All entries; if the folder itself turns bad half way, what was read so far is kept and the folder is marked."""
         for entry_name, entry in self._tree.scan(node):
             self._copy(f"{source.rstrip('/')}/{entry_name}", entry, inner_fd, (*below, entry_name))
+        if node.reason == _ON_A_SERVER:
+            self.report.notes.append(Note(source, "its files are on a server, not on these disks: only the folder is copied"))
+        elif node.reason:
+            raise Unsupported("its files cannot be read", reason=node.reason)
+
+    def _target(self, source: str, link: Node, below: tuple[str, ...]) -> str:
+        """The text of a link: the guest's own, or, where only the guest understands that, one that works in the copy."""
+        text = self._tree.readlink(link)
+        leads_to = self._tree.leads_to(link) if isinstance(self._tree, LeadsLinks) else None
+        if leads_to is not None:
+            target, shown = relative_target(leads_to, self._place, below), text.replace("/", "\\")
+            if target is None:
+                hint = "copy a folder that has both in it"
+                raise Unsupported(f"leads to {shown}, outside of what is copied: no link is made", hint=hint, reason="link")
+            if not is_below(leads_to, self._place):
+                what = f"leads to {shown}, which is not in this copy; copied to the same folder, it is found there"
+                self.report.notes.append(Note(source, what))
+            text = target
+        if "\0" in text:
+            raise Corrupt("the target of the link has a zero byte", reason="damaged")
+        return text
 
     def _copy_file(self, source: str, node: Node, folder_fd: int, below: tuple[str, ...]) -> None:
         name = below[-1]
@@ -259,7 +294,7 @@ class Copier:
 def check_name(name: str) -> None:
     """Raise Denied for a name that no single entry of a folder can have on this host."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise Denied(f"the name {name!a} cannot be a file's name here", reason="bad-name")
+        raise Denied(f"the name {quoted(name)} cannot be a file's name here", reason="bad-name")
 
 
 def _make_folder(name: str, folder_fd: int) -> bool:
@@ -347,7 +382,7 @@ def _damaged(bad: list[tuple[int, int, MntapiError]], final: str) -> MntapiError
     offset, _, first = bad[0]
     return Failed(
         f"{lost} bytes cannot be read, the first at byte {offset} of the file: {first}",
-        hint=f"what could be read is in {final!a}, with zeros in place of what could not",
+        hint=f"what could be read is in {quoted(final)}, with zeros in place of what could not",
         reason=first.reason or "damaged",
     )
 

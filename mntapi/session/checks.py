@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from mntapi.blocks import read_clipped
+from mntapi.errors import MntapiError
 from mntapi.images import ova
-from mntapi.images.checking import Fault, check_disk
+from mntapi.images.checking import Fault, Severity, check_disk
 from mntapi.images.formats import HEAD, detect
 from mntapi.machines import is_machine
 from mntapi.remote import is_url
-from mntapi.session.sets import archive_disks, find_disk, machine_disks, opener_for
+from mntapi.session.fingerprints import REASON as ORIGINAL_CHANGED
+from mntapi.session.sets import archive_disks, machine_disks, open_spec, opener_for
 from mntapi.types import DiskSpec, FileBlocks, Opener, OpenOptions
 
 
@@ -52,7 +55,23 @@ def check_set(
     opener = opener or opener_for(specs, options)
     for spec in specs:
         for disk, files in _disks(spec, opener):
-            yield DiskCheck(disk.path, check_disk(disk, files, options, data=data, progress=progress))
+            inside = check_disk(disk, files, options, data=data, progress=progress)
+            yield DiskCheck(disk.path, chain(_original_faults(disk, files, options), inside))
+
+
+def _original_faults(disk: DiskSpec, files: Opener, options: OpenOptions) -> Iterator[Fault]:
+    """Overlays of ours whose original was changed since; all other trouble with opening ``check_disk`` tells."""
+    file = files.open(disk.path)
+    try:
+        is_child = detect(file).name == "qcow2"
+    finally:
+        file.close()
+    try:
+        for image in open_spec(disk, files, replace(options, ignore_cid=False)) if is_child else ():
+            image.blocks.close()
+    except MntapiError as error:
+        if error.reason == ORIGINAL_CHANGED:
+            yield Fault.of(error, disk.path, Severity.NOTE if options.ignore_cid else Severity.ERROR)
 
 
 def _disks(spec: DiskSpec, opener: Opener) -> Iterator[tuple[DiskSpec, Opener]]:
@@ -63,12 +82,14 @@ def _disks(spec: DiskSpec, opener: Opener) -> Iterator[tuple[DiskSpec, Opener]]:
     file = opener.open(spec.path)
     try:
         if spec.format is None and is_machine(read_clipped(file, 0, HEAD), file.path):
-            for disk in machine_disks(spec, file, opener):
-                _, path = find_disk(disk, file, opener)
-                yield DiskSpec(path, format=disk.format), opener
+            for disk, path, beside in machine_disks(spec, file, opener):
+                yield replace(disk, path=path), beside
         elif detect(file).name == ova.FORMAT:
             archive = ova.read_archive(file)
-            for name in archive_disks(archive):
+            names = archive_disks(archive)
+            if not names:  # opening says why
+                yield spec, opener
+            for name in names:
                 yield DiskSpec(f"{file.path}:{name}"), _Members(archive)
         else:
             yield spec, opener

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mntapi.errors import Corrupt, Denied, MntapiError
+from mntapi.health import Health
 from mntapi.kernel.process import start_time
 from mntapi.kernel.sandbox import Connecting, confine
 from mntapi.kernel.spawn import spawn_detached
@@ -135,11 +136,32 @@ def main() -> int:
                 names(endpoint)  # loads what the C library would load later, and remembers the answer
     threading.stack_size(_THREAD_STACK)
     _confine(permitted)
-    ended = threading.Event()
+    ended, seen = threading.Event(), _Servers(permitted)
     for line in lines:
-        threading.Thread(target=_serve, args=(line, permitted, names, ended), daemon=True).start()
+        threading.Thread(target=_serve, args=(line, permitted, seen, names, ended), daemon=True).start()
     ended.wait()
     return 0
+
+
+class _Servers:
+    """Whether each of the servers can be reached, for who looks after the mount."""
+
+    def __init__(self, permitted: Permitted) -> None:
+        self._named = {
+            endpoint: Health(f"server{number}") for number, endpoint in enumerate(sorted(permitted.endpoints, key=repr))
+        }
+        self._others = Health("others")
+
+    def dial(self, endpoint: Endpoint, names: RememberedNames) -> socket.socket:
+        """Connect, and tell how that went. Raises as ``mntapi.remote.dial.dial``."""
+        health = self._named.get(endpoint, self._others)
+        try:
+            sock = dial(endpoint, look_up=names)
+        except MntapiError as error:
+            health.failed(f"{endpoint.socket or f'{endpoint.host}:{endpoint.port}'}: {error}")
+            raise
+        health.worked()
+        return sock
 
 
 def _permitted(message: Message) -> Permitted:
@@ -160,25 +182,25 @@ def _confine(permitted: Permitted) -> None:
         logging.getLogger(__name__).info("not confined as it should be: %s", missing)
 
 
-def _serve(line: Channel, permitted: Permitted, names: RememberedNames, ended: threading.Event) -> None:
+def _serve(line: Channel, permitted: Permitted, seen: _Servers, names: RememberedNames, ended: threading.Event) -> None:
     """Answer what comes on one line; when one ends, all do: the worker is gone."""
     try:
         while True:
             message, fds = line.receive()
             for fd in fds:
                 os.close(fd)  # a worker has none to give
-            _answer(line, message, permitted, names)
+            _answer(line, message, permitted, seen, names)
     except (ChannelClosed, Corrupt):
         return
     finally:
         ended.set()
 
 
-def _answer(line: Channel, message: Message, permitted: Permitted, names: RememberedNames) -> None:
+def _answer(line: Channel, message: Message, permitted: Permitted, seen: _Servers, names: RememberedNames) -> None:
     try:
         endpoint = _endpoint(message.get("endpoint"))
         permitted.check(endpoint)
-        sock = dial(endpoint, look_up=names)
+        sock = seen.dial(endpoint, names)
     except MntapiError as error:
         line.send(pack_error(error))
         return

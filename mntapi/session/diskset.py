@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from mntapi.blocks import Slice, read_clipped
+from mntapi.blocks import Cache, Slice, read_clipped
 from mntapi.errors import Corrupt, Invalid, MntapiError, NotFound, Unsupported
 from mntapi.filesystems.probe import probe
 from mntapi.filesystems.readers import READERS, open_filesystem
 from mntapi.guests.types import Guest
+from mntapi.remote import is_url
 from mntapi.session.sets import open_spec, opener_for
 from mntapi.types import (
     Capacity,
@@ -28,6 +29,7 @@ from mntapi.types import (
     Volume,
     VolumeState,
 )
+from mntapi.units import KIB
 from mntapi.volumes.scan import Found, find_volumes
 
 
@@ -40,10 +42,14 @@ class Content:
     reason: str | None
 
 
+_NEAR = 64 * KIB
+"""Bytes of a block that is read from a server for a smaller read."""
 REPLAYED = "journal replayed in memory"
 _EXACT = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs"})
 """File systems that tell their size exactly and lie within it."""
-_READABLE = frozenset({VolumeState.OK, VolumeState.DIRTY})
+_READABLE = frozenset({VolumeState.OK, VolumeState.DIRTY, VolumeState.DEGRADED})
+_WHOLE = frozenset({VolumeState.OK, VolumeState.DEGRADED})
+"""States of a volume whose every byte can be read: what is on it decides then."""
 
 
 class DiskSet:
@@ -110,7 +116,7 @@ class DiskSet:
         if content.state is not VolumeState.DIRTY or not isinstance(filesystem, Replaying):
             return content
         if filesystem.unreplayed is None:
-            return replace(content, state=VolumeState.OK, reason=_joined(REPLAYED, volume.reason))
+            return replace(content, state=volume.state, reason=_joined(REPLAYED, volume.reason))
         return replace(content, reason=_joined(filesystem.unreplayed, volume.reason))
 
     def filesystem(self, volume: Volume) -> FileSystem:
@@ -194,11 +200,19 @@ def open_disks(*paths: str | DiskSpec, options: OpenOptions | None = None, opene
     with ExitStack() as undo:
         disks = []
         for spec in specs:
-            for image in open_spec(spec, opener, options):
+            for image in open_spec(spec, opener, options, is_only=len(specs) == 1):
                 undo.callback(image.blocks.close)
-                disks.append(_with_sector_size(image, spec.sector_size))
+                disks.append(_with_sector_size(_near(image), spec.sector_size))
         found = find_volumes(disks, keys=options.keys)
         return DiskSet(disks, found, undo.pop_all())
+
+
+def _near(image: Image) -> Image:
+    """The image; one with files on an NBD server has what was read of it in small pieces at hand. Looking for volumes reads
+    the same few sectors many times, and each time the way there and back. (Of web servers, blocks are kept anyway.)"""
+    if not any(link.file.lower().startswith("nbd") and is_url(link.file) for link in image.chain):
+        return image
+    return replace(image, blocks=Cache(image.blocks, block_size=_NEAR, bypass=_NEAR))
 
 
 def _with_sector_size(image: Image, sector_size: int | None) -> Image:
@@ -212,17 +226,17 @@ def _content(volume: Volume) -> Content:
     try:
         signature = probe(volume.blocks)
     except MntapiError as error:
-        if volume.state is not VolumeState.OK:
+        if volume.state not in _WHOLE:
             return Content(None, volume.state, volume.reason)
         return Content(None, VolumeState.DAMAGED, str(error))
-    if volume.state is not VolumeState.OK:
+    if volume.state not in _WHOLE or (signature is None and volume.state is not VolumeState.OK):
         return Content(signature, volume.state, volume.reason)
     if signature is None:
         return Content(None, VolumeState.UNKNOWN, _first_bytes(volume))
     if signature.usage is Usage.CRYPTO:
         return Content(signature, VolumeState.ENCRYPTED, f"{signature.kind}: needs a key")
     if signature.usage is Usage.RAID and volume.details:  # its manager knows it, and there is no volume of which it is a part
-        return Content(signature, VolumeState.OK, volume.reason or f"{signature.kind}: no volume lies on it")
+        return Content(signature, volume.state, volume.reason or f"{signature.kind}: no volume lies on it")
     if signature.usage in (Usage.RAID, Usage.OTHER):
         return Content(signature, VolumeState.UNSUPPORTED, f"{signature.kind} is not assembled by this version")
     if signature.usage is Usage.FILESYSTEM and signature.kind not in READERS:
@@ -231,7 +245,7 @@ def _content(volume: Volume) -> Content:
         )
     if signature.dirty:
         return Content(signature, VolumeState.DIRTY, _joined(signature.dirty, volume.reason))
-    return Content(signature, VolumeState.OK, volume.reason)
+    return Content(signature, volume.state, volume.reason)
 
 
 def _missing(filesystem: FileSystem, volume: Volume) -> int:
@@ -251,5 +265,7 @@ def _first_bytes(volume: Volume) -> str:
         head = read_clipped(volume.blocks, 0, 16)
     except MntapiError as error:
         return str(error)
+    if not head:
+        return "is empty: 0 bytes"
     found = "zeros" if not any(head) else head.hex(" ")
     return f"nothing that is known; starts with {found}"

@@ -4,7 +4,8 @@ The worker may be in the hands of an image, so it gets a key when it asks for th
 
     worker   keys    names of a volume, and a kind      command   keys, with a descriptor to a memory file that has the secrets
     worker   ask     a volume and what it wants         command   the same, with what a person answered; none if that person
-                                                                  is only told that no answer was right (``is_last``)
+                                                                  is only told that no answer was right (``is_last``), or that
+                                                                  trying a key takes a while (``is_wait``)
     worker   passphrases                                command   the same, with those of the disks themselves
 
 Always true: no key is in an argument, in the journal or in a message; the memory file is overwritten by its reader.
@@ -26,8 +27,10 @@ from mntapi.units import MIB
 MAX_REQUESTS = 2 * 8192
 """Times a worker may ask for keys: twice for each volume of a scan."""
 MAX_ASKED = 64
-"""Times a person is asked on behalf of one worker."""
+"""Times a person is asked on behalf of one worker, and times that person is told to wait."""
 _MAX_SENT = 256
+_MAX_NAMES = 16
+"""Names of one volume: id, name, UUIDs, in all the ways in which they are written."""
 _MAX_TEXT = 1000
 
 
@@ -39,6 +42,7 @@ class KeyBroker:
         self._passphrases = options.passphrases
         self._requests = 0
         self._asked = 0
+        self._announced = 0
 
     def answer(self, channel: Channel, message: Message) -> None:
         """Send the keys that ``message`` asks for, or the error."""
@@ -56,14 +60,21 @@ class KeyBroker:
         names, kind = message.get("names"), message.get("kind")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise Corrupt("the worker wants the keys of a volume without a name")
+        if len(names) > _MAX_NAMES or any(len(name) > _MAX_TEXT for name in names):
+            raise Corrupt("the worker wants the keys of a volume with too many names", expected=f"at most {_MAX_NAMES}")
         known = kind if kind is None else next((each for each in KeyKind if each == kind), None)
         return self._keys.of(*names, kind=known) if known is not None or kind is None else ()
 
     def _ask(self, message: Message) -> Iterable[Key]:
+        volume, wants = str(message.get("volume"))[:_MAX_TEXT], str(message.get("wants"))[:_MAX_TEXT]
+        if message.get("is_wait"):
+            self._announced += 1
+            if self._announced <= MAX_ASKED:
+                self._keys.announce(volume, wants)
+            return ()
         self._asked += 1
         if self._asked > MAX_ASKED:
             return ()
-        volume, wants = str(message.get("volume"))[:_MAX_TEXT], str(message.get("wants"))[:_MAX_TEXT]
         if not message.get("is_last"):
             return self._keys.asked(volume, wants)
         if self._keys.tell is not None:
@@ -101,7 +112,11 @@ def brokered_keys(channel: Channel, memory: int) -> Keys:
         channel.send({"op": "ask", "volume": volume, "wants": why, "is_last": True})
         receive_keys(channel)
 
-    return Keys(find=find, ask=ask, tell=tell, memory=memory)
+    def wait(volume: str, what: str) -> None:
+        channel.send({"op": "ask", "volume": volume, "wants": what, "is_wait": True})
+        receive_keys(channel)
+
+    return Keys(find=find, ask=ask, tell=tell, wait=wait, memory=memory)
 
 
 def send_keys(channel: Channel, keys: Sequence[Key]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from mntapi.errors import Corrupt, Failed, MntapiError
 from mntapi.kernel.process import start_time
 from mntapi.kernel.spawn import spawn_detached
+from mntapi.remote import Url, is_url
+from mntapi.remote.patience import patience_s, told
 from mntapi.session.broker import Broker
 from mntapi.session.channel import Channel, ChannelClosed, Message, unpack_error
 from mntapi.session.journal import ProcessId
@@ -24,6 +27,8 @@ _OPEN_TIMEOUT_S = 120.0
 """Longest silence of a worker that opens a set. It is far above what a slow share needs, and ends a wait that has no end."""
 _KEY_TIMEOUT_S = 600.0
 """The same where it tries keys: for one volume that may take some minutes."""
+_MAX_SHOWN = 2
+"""Servers that are named to who waits."""
 _MAX_FILES = 8192
 """Files a worker may ask for: 64 disks with 64 links each."""
 
@@ -93,9 +98,25 @@ class Worker:
         self._timeout_s = _KEY_TIMEOUT_S if options.keys.has_any else _OPEN_TIMEOUT_S
         try:
             self._send({**order, "keys": options.keys.has_any, "passphrases": len(options.passphrases)}, lines)
-            return self._answer(specs, options, overlay)
+            with self._patience(specs, options):
+                return self._answer(specs, options, overlay)
         finally:
             options.keys.wipe()
+
+    @contextmanager
+    def _patience(self, specs: Sequence[DiskSpec], options: OpenOptions) -> Iterator[None]:
+        """Wait as long as the worker may wait for servers, and say for which, if it takes long. Raises as ``patience_s``."""
+        servers = [Url.parse(name).display for name in named(specs, options) if is_url(name)]
+        if not servers:
+            yield
+            return
+        seconds = patience_s()
+        self._timeout_s += 2 * seconds  # an attempt of its own, and those after it
+        shown = ", ".join(servers[:_MAX_SHOWN]) + (
+            f" and {len(servers) - _MAX_SHOWN} more" if len(servers) > _MAX_SHOWN else ""
+        )
+        with told(f"still opening; a server that does not answer is waited for at most {seconds:.3g} s: {shown}"):
+            yield
 
     def _answer(self, specs: Sequence[DiskSpec], options: OpenOptions, overlay: OverlayFiles | str | None) -> list[FoundVolume]:
         """Give the worker what it asks for while it opens the set."""

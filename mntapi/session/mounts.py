@@ -24,6 +24,7 @@ from mntapi.remote import Url, absolute, is_url
 from mntapi.session import journal
 from mntapi.session.dialer import Dialer, servers
 from mntapi.session.journal import Entry, Record, source_of
+from mntapi.session.keys import check_opened, in_vain
 from mntapi.session.launch import FoundVolume, Worker, named
 from mntapi.session.overlay import MEMORY, OverlayFiles
 from mntapi.session.teardown import prune, undo_after, uninterrupted
@@ -150,23 +151,18 @@ def _make(entry: Entry, request: MountRequest, overlay: OverlayFiles | str | Non
         with _dialer(entry, request) as lines:
             guests = request.layout in (None, "guest") and request.via == "user" and request.volume is None
             volumes = worker.open(request.specs, request.options, request.backend, overlay, lines, guests=guests)
-        _check_keys(request, volumes)
+        check_opened(request.options.keys, volumes)
         record.overlays = overlay.paths if isinstance(overlay, OverlayFiles) else []
         entry.save()
         present = _present_by_kernel if request.via == "kernel" else _present_by_fuse
-        notes = [*present(entry, request, worker, volumes), *_not_written(request, volumes)]
+        changed = overlay.notes if isinstance(overlay, OverlayFiles) else []
+        said = [*changed, *in_vain(request.options.keys)]
+        notes = [*said, *present(entry, request, worker, volumes), *_not_written(request, volumes)]
     finally:
         worker.close()
     record.ready = True
     entry.save()
     return Mounted(record, worker, tuple(notes))
-
-
-def _check_keys(request: MountRequest, volumes: Sequence[FoundVolume]) -> None:
-    """Raise Denied for a volume that stays locked although the user gave a key for just that one."""
-    for one in volumes:
-        if one.state == VolumeState.ENCRYPTED and request.options.keys.has_for(one.id, one.name):
-            raise Denied(f"{one.name} stays locked: {one.reason}", hint="mntapi info shows what it wants", reason="key")
 
 
 def _not_written(request: MountRequest, volumes: Sequence[FoundVolume]) -> list[str]:
@@ -243,19 +239,21 @@ def _mount_fuse(
 
 
 def _mount_volumes(entry: Entry, blocks: Path, volumes: Sequence[FoundVolume], *, writing: bool, mode: int) -> list[str]:
-    """Each volume in a folder of its own; those that the kernel cannot mount are told and left out."""
+    """Each volume in a folder of its own; of those that the kernel cannot mount there is a link that says so, and no folder."""
     target = entry.record.mountpoint
     entry.step("skeleton", target)
     kernel_mount.mount_skeleton(target, [one.name for one in volumes], source=source_of(entry.record), mode=mode)
-    notes, refusals = [], []
+    notes, refusals = [], dict[str, MntapiError]()
     for volume in volumes:
         try:
             notes += _mount_volume(entry, blocks, volume, os.path.join(target, volume.name), writing=writing)
         except MntapiError as error:
-            refusals.append(f"{volume.name}: {error}")
+            refusals[volume.name] = error
+    told = [f"{name}: {error}" for name, error in refusals.items()]
     if len(refusals) == len(volumes):
-        raise Unsupported("the kernel can mount none of the volumes: " + "; ".join(refusals), hint="leave out --via kernel")
-    return refusals + notes
+        raise Unsupported("the kernel can mount none of the volumes: " + "; ".join(told), hint="leave out --via kernel")
+    kernel_mount.mark_not_mounted(target, {name: error.what for name, error in refusals.items()})
+    return told + notes
 
 
 def _mount_volume(entry: Entry, blocks: Path, volume: FoundVolume, target: str, *, writing: bool) -> list[str]:

@@ -79,29 +79,28 @@ def remembered(path: str) -> str | None:
 
 
 class OriginalAt:
-    """An ``Opener`` for which what one overlay names is at a place that the user named."""
+    """An ``Opener`` for an overlay, whose original is where the user said or a mount found it."""
 
-    def __init__(self, inner: Opener, overlay: str, place: str) -> None:
+    def __init__(self, inner: Opener, overlay: str, place: str | None) -> None:
         self._inner = inner
         self._overlay = overlay
         self._place = place
 
     def open(self, name: str, *, relative_to: str | None = None) -> FileBlocks:
         """See ``mntapi.types.Opener``."""
-        if relative_to == self._overlay:
+        if relative_to == self._overlay and self._place:
             return self._inner.open(self._place)
         return self._inner.open(name, relative_to=relative_to)
 
 
-def opener_of(overlay: str, options: OpenOptions) -> Opener:
+def opener_of(overlay: str, options: OpenOptions) -> OriginalAt:
     """What opens an overlay by its path, and its original: where ``options.parent`` says, or where a mount found it.
 
     Raises: as ``remembered``.
     """
     place = options.parent or remembered(overlay)
     specs = [DiskSpec(overlay), *([DiskSpec(place)] if place else [])]
-    opener = opener_for(specs, options)
-    return OriginalAt(opener, overlay, place) if place else opener
+    return OriginalAt(opener_for(specs, options), overlay, place)
 
 
 class _Says(NamedTuple):

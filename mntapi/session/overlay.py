@@ -10,26 +10,28 @@ header; and never one that it gave to the worker as an original, by whatever nam
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 from mntapi.blocks import HostFile, Missing, read_clipped
-from mntapi.blocks.file import translate
 from mntapi.blocks.memory_overlay import MemoryOverlay, Room
 from mntapi.blocks.writable import Unwritable, writable
-from mntapi.errors import Busy, Corrupt, Denied, Invalid, MntapiError, Unsupported
+from mntapi.errors import Busy, Corrupt, Denied, Failed, Invalid, MntapiError, NotFound, ReadFailed, Unsupported
 from mntapi.images.opener import DirectOpener
-from mntapi.images.qcow2.create import create_overlay, open_overlay
-from mntapi.images.qcow2.header import parse_header
+from mntapi.images.qcow2.create import backing_name, create_overlay, note_in, open_overlay
+from mntapi.images.qcow2.header import MAGIC, parse_header
 from mntapi.images.qcow2.overlay import CLUSTER
 from mntapi.kernel.storage import punch_hole
 from mntapi.keys import Keys
 from mntapi.session.channel import Channel, Message, pack_error, unpack_error
 from mntapi.session.diskset import DiskSet
+from mntapi.session.fingerprints import FileState, OpenedFiles, check_unchanged, pack, served_states, state_from
+from mntapi.session.overlay_file import has_our_mark, lock_shared
+from mntapi.session.witness import Witness
 from mntapi.types import Blocks, Image, OpenOptions, Volume, VolumeState, WritableBlocks
 from mntapi.volumes.scan import find_volumes
 
@@ -38,6 +40,8 @@ MAX_DISKS = 256
 """Disks of a set that may be written."""
 
 _SHADOW = "a shadow copy is not written; it is read from the disks below the overlays"
+
+_NAME_ANOTHER = "name a new file; mntapi makes it"
 
 OverlayOf = Callable[[int, Image], WritableBlocks]
 """(index of the disk, the original): the same disk, to be written. It owns the original's blocks."""
@@ -108,19 +112,23 @@ def overlays_in_memory() -> OverlayOf:
     return lambda _index, disk: MemoryOverlay(disk.blocks, room)
 
 
-def overlays_from(channel: Channel, count: int) -> OverlayOf:
-    """Overlays in files that the other side of ``channel`` opens, for a set of ``count`` disks."""
+def overlays_from(channel: Channel, count: int, witness: Witness) -> OverlayOf:
+    """Overlays in files that the other side of ``channel`` opens, for a set of ``count`` disks that ``witness`` opened."""
 
     def overlay_of(index: int, disk: Image) -> WritableBlocks:
-        channel.send({"op": "overlay", "disk": index, "of": count})
+        top = disk.chain[0].file
+        asked: Message = {"op": "overlay", "disk": index, "of": count, "original": disk.path, "top": top}
+        channel.send({**asked, "served": served_states(witness, top)})
         message, fds = channel.receive()
         if message.get("op") == "error":
             raise unpack_error(message)
         if len(fds) != 1:
             raise Corrupt("a file was promised and did not come", path=disk.path)
-        make = create_overlay if message["is_new"] else open_overlay
+        path, note = str(message["path"]), message["note"]
         try:
-            return make(fds[0], str(message["path"]), disk, punch=punch_hole)
+            if message["is_new"]:
+                return create_overlay(fds[0], path, disk, note=note.encode("ascii"), punch=punch_hole)
+            return open_overlay(fds[0], path, disk, note=note and note.encode("ascii"), punch=punch_hole)
         except BaseException:
             os.close(fds[0])
             raise
@@ -136,25 +144,71 @@ class OverlayFiles:
         self._made: dict[str, tuple[int, int]] = {}
         self.paths: list[str] = []
         """Those that were given to the worker."""
+        self.notes: list[str] = []
+        """What to say of them, one line each: which are taken although their original changed, or were empty."""
+        self._is_begun = False
 
     def answer(self, channel: Channel, message: Message, originals: OriginalsOpener) -> None:
         """Open the file that ``message`` asks for and send its descriptor, or the error."""
         try:
             path = self._name(message.get("disk"), message.get("of"))
+            if not self._is_begun:
+                self._check_whole(int(message["of"]))
+                self._is_begun = True
+            state = _states(message, originals)
             fd, is_new = self._open(path, originals)
         except MntapiError as error:
             channel.send(pack_error(error))
             return
         try:
+            if is_new and path not in self._made:
+                self.notes.append(f"{path} was empty: a new overlay begins in it")
+            is_noted = not is_new and not self._is_changed(path, fd, str(message.get("original")), state, originals)
+            note = None if is_noted else pack([one for _, one in state])
             self.paths.append(path)
-            channel.send({"op": "overlay", "path": path, "is_new": is_new}, [fd])
+            answer = {"op": "overlay", "path": path, "is_new": is_new, "note": note and note.decode("ascii")}
+            channel.send(answer, [fd])
+        except MntapiError as error:
+            channel.send(pack_error(error))
         finally:
             os.close(fd)
+
+    def _is_changed(
+        self, path: str, fd: int, original: str, state: Sequence[tuple[str, FileState]], originals: OriginalsOpener
+    ) -> bool:
+        """Whether the original is not what it was, and is taken all the same. Raises Corrupt where it is not taken."""
+        head = os.pread(fd, CLUSTER, 0)
+        if parse_header(head).backing_name != backing_name(path, original):
+            return False  # an overlay of another disk, as the worker is about to say
+        try:
+            check_unchanged(path, note_in(head)[1], state)
+        except Corrupt as error:
+            if not originals.takes_changed:
+                raise
+            self.notes.append(f"taken as it is now: {error}")
+            return True
+        return False
 
     def _name(self, index: object, count: object) -> str:
         if not isinstance(index, int) or not isinstance(count, int) or not 0 <= index < count <= MAX_DISKS:
             raise Corrupt("the worker asks for the overlay of a disk there cannot be", expected=f"at most {MAX_DISKS} disks")
         return self._path if count == 1 else f"{self._path}.disk{index}"
+
+    def _check_whole(self, count: int) -> None:
+        """Raise NotFound if one of the files of a set is lost, Invalid if they are those of another set.
+
+        A set of which one disk has lost its changes is one that never was. Asked before the first of them is made.
+        """
+        names = [self._name(index, count) for index in range(count)]
+        lost = [name for name in names if not _has_content(name)]
+        if lost and len(lost) < count:
+            what = "this overlay of the set is not there or empty, and others are there"
+            there = next(name for name in names if name not in lost)
+            raise NotFound(what, path=lost[0], hint=f"bring it back; to begin anew, name another file, or delete {there}")
+        others = [f"{self._path}.disk{0 if count == 1 else count}", *([] if count == 1 else [self._path])]
+        for other in filter(_has_content, others):
+            what = f"is an overlay of a set with another number of disks than {count}"
+            raise Invalid(what, path=other, hint=f"name all disks of that set, or {_NAME_ANOTHER}")
 
     def _open(self, path: str, originals: OriginalsOpener) -> tuple[int, bool]:
         """A descriptor for reading and writing, and whether the file is empty."""
@@ -163,7 +217,7 @@ class OverlayFiles:
         except FileExistsError:
             return _open_ours(path, originals)
         except OSError as error:
-            raise translate(error, path) from error
+            raise _not_opened(error, path) from error
         self._made[path] = _identity(fd)
         _sync_folder(path)
         return fd, True
@@ -185,45 +239,82 @@ class OriginalsOpener(DirectOpener):
 
     def __init__(self, options: OpenOptions | None = None) -> None:
         super().__init__(options)
-        self._known: set[tuple[int, int]] = set()
+        self.opened = OpenedFiles()
+        self.takes_changed = options is not None and options.ignore_cid
+        """Whether an overlay may lie over an original that changed: it is a child like others."""
 
     def open(self, name: str, *, relative_to: str | None = None) -> HostFile:
+        """As there.
+
+        Raises also Busy: it is an overlay that a mount writes. While it is open here, as an original, none can begin to.
+        """
         file = super().open(name, relative_to=relative_to)
-        self._known.add(_identity(file.fileno()))
+        if read_clipped(file, 0, len(MAGIC)) == MAGIC and has_our_mark(file) and not lock_shared(file):
+            file.close()
+            hint = "mntapi ps shows by which; unmount that first"
+            raise Busy("is an overlay that a mount writes", path=file.path, hint=hint, reason="overlay-in-use")
+        self.opened.add(file, relative_to)
         return file
 
     def is_original(self, fd: int) -> bool:
         """Whether this file was opened here."""
-        return _identity(fd) in self._known
+        return self.opened.has(fd)
+
+
+def _states(message: Message, originals: OriginalsOpener) -> list[tuple[str, FileState]]:
+    """Path and state of each file of the disk that the worker asks for an overlay of; of those on servers it says them.
+
+    Raises: as ``OpenedFiles.states``, and Corrupt.
+    """
+    served = message.get("served")
+    if not isinstance(served, list) or not all(isinstance(one, list) and len(one) == 2 for one in served):
+        raise Corrupt("the worker does not say in which state the files on servers are")
+    states = list(originals.opened.states(str(message.get("top"))))
+    return [*states, *((str(url), state_from(state)) for url, state in served)]
+
+
+def _has_content(path: str) -> bool:
+    """Whether there is something at ``path``, and no empty file."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _not_opened(error, path) from error
+    return not stat.S_ISREG(status.st_mode) or status.st_size > 0
 
 
 def _open_ours(path: str, originals: OriginalsOpener) -> tuple[int, bool]:
     """A file that is there: looked at through a descriptor for reading before that very file is opened for writing."""
-    file = HostFile.open(path)
+    try:
+        file = HostFile.open(path)
+    except (Unsupported, ReadFailed) as error:
+        raise Invalid(f"is no file that can hold an overlay: {error.what}", path=path, hint=_NAME_ANOTHER) from error
     try:
         looked_at = file.fileno()
         if originals.is_original(looked_at):
-            raise Denied("an original is never written", path=path, reason="original")
+            raise Denied("an original is never written", path=path, hint=_NAME_ANOTHER, reason="original")
         if not stat.S_ISREG(os.fstat(looked_at).st_mode) or (file.size and not has_our_mark(file)):
-            hint = "name a new file; mntapi makes it"
-            raise Denied(
-                "is not an overlay that mntapi made: other files are never written", path=path, hint=hint, reason="original"
-            )
+            what = "is not an overlay that mntapi made: other files are never written"
+            raise Denied(what, path=path, hint=_NAME_ANOTHER, reason="original")
         try:
             return os.open(f"/proc/self/fd/{looked_at}", os.O_RDWR | os.O_CLOEXEC), file.size == 0
         except OSError as error:
-            raise translate(error, path) from error
+            raise _not_opened(error, path) from error
     finally:
         file.close()
 
 
-def has_our_mark(file: Blocks) -> bool:
-    """Whether the file is a QCOW2 overlay that mntapi made."""
-    head = read_clipped(file, 0, CLUSTER)
-    try:
-        return parse_header(head).extensions.is_overlay
-    except MntapiError:
-        return False  # not even QCOW2
+def _not_opened(error: OSError, path: str) -> MntapiError:
+    """Why a file cannot be made, or not be written."""
+    hint = "name a file elsewhere, or --overlay memory"
+    if error.errno == errno.ENOENT:
+        return NotFound("there is no such folder for the overlay", path=path, hint=f"mkdir -p {os.path.dirname(path)}")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return Denied(f"the overlay cannot be written: {os.strerror(error.errno)}", path=path, hint=hint)
+    failed = Failed(f"the overlay cannot be written: {os.strerror(error.errno or errno.EIO)}", path=path, hint=hint)
+    failed.errno = error.errno or errno.EIO
+    return failed
 
 
 def _identity(fd: int) -> tuple[int, int]:
@@ -238,63 +329,3 @@ def _sync_folder(path: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-@dataclass(frozen=True, slots=True)
-class OverlayInfo:
-    """What the file of an overlay says of itself; sizes in bytes."""
-
-    path: str
-    original: str
-    """As QEMU finds it: relative to the overlay's folder, or absolute."""
-    original_format: str | None
-    size: int
-    """Of the disk, whole 512-byte sectors."""
-    stored: int
-    """What the file takes on its file system."""
-    in_use: bool
-
-
-@contextmanager
-def closed_overlay(path: str) -> Iterator[OverlayInfo]:
-    """An overlay that nobody writes, and nobody can begin to write meanwhile.
-
-    Raises:
-        Busy: a mount writes it.
-        Invalid: it is no overlay that mntapi made.
-        NotFound, Denied: as the system says.
-    """
-    with _opened(path) as (file, info):
-        if info.in_use:
-            hint = "mntapi ps lists the mounts; mntapi umount ends one"
-            raise Busy("the overlay is in use by a mount", path=file.path, hint=hint, reason="overlay-in-use")
-        yield info
-
-
-def overlay_info(path: str) -> OverlayInfo:
-    """What there is to say of an overlay, in use or not. Raises Invalid, NotFound, Denied as ``closed_overlay``."""
-    with _opened(path) as (_file, info):
-        return info
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[HostFile, OverlayInfo]]:
-    """The file, with a shared lock on it unless somebody writes it."""
-    file = HostFile.open(os.path.realpath(path))
-    try:
-        if not has_our_mark(file):
-            raise Invalid("is no overlay that mntapi made", path=file.path, hint="mntapi info tells what it is")
-        header = parse_header(read_clipped(file, 0, CLUSTER))
-        name, format_ = header.backing_name or "", header.extensions.backing_format
-        stored = os.fstat(file.fileno()).st_blocks * 512
-        yield file, OverlayInfo(file.path, name, format_, header.size, stored, not _lock_shared(file))
-    finally:
-        file.close()
-
-
-def _lock_shared(file: HostFile) -> bool:
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
-from mntapi.errors import Corrupt, MntapiError, NotADirectory
+from mntapi.errors import MntapiError, NotADirectory, NotFound
+from mntapi.escaping import quoted
+from mntapi.guests.files import LOOP_HINT, MAX_LINKS, LinkLoop
 from mntapi.types import Entry, FileKind, FileSystem, Node
 
-MAX_LINKS = 40
-"""Symbolic links followed in one path, as in Linux (``MAXSYMLINKS``)."""
+MAX_READ = 20_000
+"""Names of a folder that are looked through for one that differs from the wanted one in case only."""
+_MAX_NAMED = 10
 
 
 @runtime_checkable
@@ -45,9 +50,12 @@ def resolve(tree: FileSystem, path: str, *, follow_last: bool = False, anchor: i
 
     Raises:
         NotFound, NotADirectory: with the part of the path that is the trouble.
-        Corrupt: more than ``MAX_LINKS`` links.
+        LinkLoop: more than ``MAX_LINKS`` links.
     """
-    trail = trail_of(tree, parts_of(path, tree), follow_last=follow_last, anchor=anchor)
+    try:
+        trail = trail_of(tree, parts_of(path, tree), follow_last=follow_last, anchor=anchor)
+    except NotFound as error:
+        raise _with_names_alike(tree, error) from error.__cause__
     return trail[-1].node if trail else tree.root
 
 
@@ -61,19 +69,21 @@ def trail_of(
     trail = list(start)
     todo = list(names[::-1])
     followed = 0
+    way = ""
     while todo:
         name = todo.pop()
         if name == "..":
             del trail[len(trail) - _above(tree, trail, anchor) :]
             continue
-        node = _step(tree, trail, name)
+        node = _step(tree, trail, name, way)
         if node.kind is not FileKind.SYMLINK or not (follow_last or todo):
             trail.append(Entry(name, node))
             continue
         followed += 1
         if followed > MAX_LINKS:
-            raise Corrupt("too many symbolic links", path=_shown(trail, name), reason="link-loop")
+            raise LinkLoop("too many symbolic links", path=_shown(trail, name), hint=LOOP_HINT, reason="link-loop")
         target = tree.readlink(node)
+        way = f"{_shown(trail, name)} is a link to {target}"
         leads_to = _absolute(tree, trail, node, target, anchor)
         if leads_to is not None:
             trail.clear()
@@ -93,14 +103,39 @@ def _absolute(tree: FileSystem, trail: list[Entry], link: Node, target: str, anc
     return [entry.name for entry in trail[:anchor]] + parts_of(target) if target.startswith("/") else None
 
 
-def _step(tree: FileSystem, trail: list[Entry], name: str) -> Node:
+def _step(tree: FileSystem, trail: list[Entry], name: str, way: str) -> Node:
+    """What is called ``name`` where the trail has led, the last time by the link that ``way`` tells of."""
     here = trail[-1].node if trail else tree.root
     if here.kind is not FileKind.DIRECTORY:
         raise NotADirectory("is not a folder", path=_shown(trail))
     try:
         return tree.lookup(here, name)
     except MntapiError as error:
-        raise error.located(path=_shown(trail, name)) from error.__cause__
+        placed = error.located(path=_shown(trail, name))
+        if way and isinstance(placed, NotFound):
+            placed = copy(placed)
+            placed.hint = f"{way}; {placed.hint}" if placed.hint else way
+        raise placed from error.__cause__
+
+
+def _with_names_alike(tree: FileSystem, error: NotFound) -> NotFound:
+    """The error, with the names that are in the folder and differ from the one asked for in case only."""
+    *folder, wanted = (error.path or "").split("/")[1:] or [""]
+    try:
+        trail = trail_of(tree, folder)
+        entries = islice(tree.scan(trail[-1].node if trail else tree.root), MAX_READ)
+        alike = sorted(entry.name for entry in entries if entry.name.casefold() == wanted.casefold())
+    except MntapiError:
+        return error  # it says itself what is wrong
+    if not alike:
+        return error
+    told = copy(error)
+    if len(alike) > 1:
+        told.what = f"no such name, and {len(alike)} that differ from it in case only"
+    more = ", ..." if len(alike) > _MAX_NAMED else ""
+    there_is = "there is " + ", ".join(map(quoted, alike[:_MAX_NAMED])) + more
+    told.hint = f"{error.hint}; {there_is}" if error.hint else there_is
+    return told
 
 
 def _shown(trail: list[Entry], *more: str) -> str:

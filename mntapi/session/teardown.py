@@ -5,7 +5,6 @@ A mount is only ever unmounted when its source says it is ours: the mount point 
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mntapi.errors import Busy, Failed, MntapiError, NotFound, Unsupported
+from mntapi.errors import Busy, MntapiError, NotFound, Unsupported
 from mntapi.kernel import fusemount, loop, process
 from mntapi.kernel import mount as kernel_mount
 from mntapi.kernel.mountinfo import Mount, canonical, mount_at, mounts
-from mntapi.kernel.run import run
 from mntapi.session import journal
+from mntapi.session.flushing import FLUSH_S, SYNC_S, flush, is_alive, is_on_our_loop, is_stopped
 from mntapi.session.journal import Entry, ProcessId, Record, source_of
 
 _WORKER_END_S = 5.0
@@ -26,10 +25,7 @@ _WORKER_END_S = 5.0
 _WORKER_KILL_S = 1.0
 """Seconds a worker has to obey SIGTERM when a mount is taken away by force."""
 _DIALER_END_S = 1.0
-_SYNC_S = 30.0
-"""Seconds that writing out may take before a mount is taken away by force."""
-_FLUSH_S = 900.0
-"""Seconds that writing out may take otherwise: an overlay may have gigabytes that are not on the medium yet."""
+_STILL_IN_USE = "still in use: {}"
 
 
 def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
@@ -40,7 +36,7 @@ def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
         force: even if files in it are open; their readers get errors from then on.
 
     Returns:
-        With ``force``: what goes away only with its last user, and who that is, one line each.
+        With ``force``: what was given up, and what goes away only with its last user, and who that is, one line each.
 
     Raises:
         NotFound: nothing of ours is mounted there.
@@ -63,7 +59,7 @@ def _explained(error: Busy, record: Record) -> Busy:
     if error.reason != "in-use" or error.path is None or record.worker is None:
         return error
     users, pid = kernel_mount.holders(error.path), record.worker.pid
-    if _is_stopped(record.worker):
+    if is_stopped(record.worker):
         who = "; ".join([*users, f"process {pid}, which serves it, is stopped, and programs may wait for its answers"])
         hint = f"let it go on (kill -CONT {pid}), or use --force"
     elif not users:
@@ -72,15 +68,6 @@ def _explained(error: Busy, record: Record) -> Busy:
     else:
         return error
     return Busy(f"is in use: {who}", path=error.path, hint=hint, reason=error.reason)
-
-
-def _is_stopped(worker: ProcessId) -> bool:
-    """Whether somebody stopped it (SIGSTOP, a debugger). Source: proc(5), /proc/pid/stat field 3."""
-    try:
-        state = Path(f"/proc/{worker.pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except OSError:
-        return False  # it has ended
-    return state in (b"T", b"t")
 
 
 def _places(record: Record) -> set[str]:
@@ -109,22 +96,22 @@ def undo(entry: Entry, *, force: bool) -> tuple[str, ...]:
     held: list[str] = []
     if force and record.worker:
         for kind, target in reversed(record.steps if record.overlays else []):
-            held.extend(_flush(record, kind, target, force))
+            held.extend(flush(record, kind, target, force))
         _end_worker(record.worker, record)
     for kind, target in reversed(record.steps):
         if record.overlays:
-            held.extend(_flush(record, kind, target, force))
-        held.extend(_UNDO[kind](record, target, force))
-    held.extend(_undo_elsewhere(record, force))
+            held.extend(flush(record, kind, target, force))
+        held.extend(map(_STILL_IN_USE.format, _UNDO[kind](record, target, force)))
+    held.extend(map(_STILL_IN_USE.format, _undo_elsewhere(record, force)))
     if record.worker:
-        end_s = _FLUSH_S if record.overlays else _WORKER_END_S
+        end_s = FLUSH_S if record.overlays else _WORKER_END_S
         process.wait_until_ended(record.worker.pid, record.worker.start_ticks, timeout_s=end_s)
         process.terminate(record.worker.pid, record.worker.start_ticks)
     if record.dialer:  # it ends by itself when the worker has, but for one that is just connecting
         process.wait_until_ended(record.dialer.pid, record.dialer.start_ticks, timeout_s=_DIALER_END_S)
         process.terminate(record.dialer.pid, record.dialer.start_ticks)
     entry.remove()
-    return tuple(held)
+    return tuple(dict.fromkeys(held))  # of several volumes of one worker the same may be told
 
 
 def _check_steps(record: Record) -> None:
@@ -145,7 +132,7 @@ def _check_idle(record: Record) -> None:
     """
     for kind, target in record.steps:
         mounted = mount_at(target) if kind == "mount" else None
-        if mounted and _is_on_our_loop(mounted, record):
+        if mounted and is_on_our_loop(mounted, record):
             kernel_mount.check_idle(target)
 
 
@@ -156,33 +143,9 @@ def _unknown_steps(record: Record) -> list[tuple[str, str]]:
 def _end_worker(worker: ProcessId, record: Record) -> None:
     """Tell the worker to end, and see that it does. One whose mounts are gone is writing out what it has, which takes time."""
     grace_s = _WORKER_KILL_S
-    if record.overlays:
-        grace_s = _SYNC_S if any(mount_at(target) for _, target in record.steps) else _FLUSH_S
+    if record.overlays and not is_stopped(worker):  # which would not hear that it is to end
+        grace_s = SYNC_S if any(mount_at(target) for _, target in record.steps) else FLUSH_S
     process.terminate(worker.pid, worker.start_ticks, timeout_s=grace_s)
-
-
-def _flush(record: Record, kind: str, target: str, force: bool) -> Iterator[str]:
-    """Have all that was written above a step reach the overlays' files, while there is somebody to tell if it does not.
-
-    A process of its own waits for that: a worker that does not answer must not keep us waiting for ever.
-    """
-    mounted = mount_at(target)
-    if record.worker is None or not _is_alive(record.worker) or mounted is None:
-        return
-    if kind == "mount" and _is_on_our_loop(mounted, record):
-        what = ["-f", target]
-    elif kind == "fuse" and mounted.source == source_of(record):
-        what = [os.path.join(target, "disks", f"disk{index}") for index in range(len(record.overlays))]
-    else:
-        return
-    try:
-        run(["sync", *what], timeout_s=_SYNC_S if force else _FLUSH_S)
-    except MntapiError as error:
-        trouble = f"what was written last is not in the overlay: {error.what}"
-        if not force:
-            hint = "put that right and try again; --force gives up what was not written"
-            raise Failed(trouble, path=record.mountpoint, hint=hint) from error
-        yield trouble
 
 
 def undo_after(error: BaseException, entry: Entry) -> None:
@@ -209,7 +172,7 @@ def _undo_skeleton(record: Record, target: str, force: bool) -> Iterable[str]:
 
 def _undo_mount(record: Record, target: str, force: bool) -> Iterable[str]:
     mounted = mount_at(target)
-    if mounted and _is_on_our_loop(mounted, record):
+    if mounted and is_on_our_loop(mounted, record):
         return kernel_mount.unmount(target, force=force)
     return ()
 
@@ -261,11 +224,6 @@ _UNDO: dict[str, Callable[[Record, str, bool], Iterable[str]]] = {
 }
 
 
-def _is_on_our_loop(mounted: Mount, record: Record) -> bool:
-    folder = os.path.join(journal.run_dir(), record.id, "blocks")
-    return any(device.path == mounted.source for device in loop.attached_below(folder))
-
-
 @dataclass(frozen=True, slots=True)
 class Status:
     """One line of ``ps``. ``state``: ``ready``, ``starting``, ``impaired`` or ``dead`` (worker or mount is gone).
@@ -294,19 +252,15 @@ def _state(record: Record) -> tuple[str, str | None]:
     worker, dialer = record.worker, record.dialer
     if not record.ready:
         return ("starting", None) if _in_hand(record) else ("dead", "the command that made it has ended before it was ready")
-    if worker is None or not _is_alive(worker):
+    if worker is None or not is_alive(worker):
         return "dead", "its worker has ended"
     if not _ours(record):
         return "dead", "nothing of it is mounted any more"
-    if _is_stopped(worker):
+    if is_stopped(worker):
         return "impaired", f"its worker is stopped, and answers nobody: kill -CONT {worker.pid}"
-    if dialer is not None and not _is_alive(dialer):
+    if dialer is not None and not is_alive(dialer):
         return "impaired", f"its dialer (pid {dialer.pid}) has ended, so lost connections to servers stay lost: mount it again"
     return "ready", None
-
-
-def _is_alive(one: ProcessId) -> bool:
-    return process.is_alive(one.pid, one.start_ticks)
 
 
 def _in_hand(record: Record) -> bool:
@@ -321,7 +275,7 @@ def _in_hand(record: Record) -> bool:
 
 
 def _memory(record: Record) -> int | None:
-    if record.worker is None or not _is_alive(record.worker):
+    if record.worker is None or not is_alive(record.worker):
         return None
     return process.resident_size(record.worker.pid)
 

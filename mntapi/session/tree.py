@@ -7,17 +7,23 @@ Volumes whose files cannot be read are folders that answer with the reason; noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from mntapi.errors import Corrupt, IsADirectory, MntapiError, NotADirectory, NotFound
+from mntapi.escaping import quoted
 from mntapi.session.diskset import DiskSet
+from mntapi.session.paths import parts_of
 from mntapi.types import Blocks, Capacity, Entry, FileKind, FileSystem, Node, Usage, Volume
+
+if TYPE_CHECKING:
+    from mntapi.session.guest_tree import GuestTree
 
 _VOLUME_SHIFT = 48
 """Bits left to a file system's own inode numbers: NTFS, the widest of them, has 48."""
 _ROOT = 1
 
 
-def open_tree(disk_set: DiskSet, *, snapshots: bool = True) -> FileSystem:
+def open_tree(disk_set: DiskSet, *, snapshots: bool = True) -> VolumeTree | GuestTree:
     """The tree that a user means by a path: the guests' own, or, where there is none, that of the volumes by name.
 
     In the first, too, a volume is found under its name, unless the guest has a file of that name. ``snapshots``: whether those
@@ -63,7 +69,9 @@ class VolumeTree:
             for index, volume in enumerate(self._set.volumes):
                 if volume.name == name:
                     return self._volume_node(index, volume)
-            raise NotFound(f"no volume {name!a}", hint="volumes: " + ", ".join(volume.name for volume in self._set.volumes))
+            raise NotFound(
+                f"no volume {quoted(name)}", hint="volumes: " + ", ".join(volume.name for volume in self._set.volumes)
+            )
         index, filesystem, inner = self._inside(directory)
         return _outer(index, filesystem.lookup(inner, name))
 
@@ -93,6 +101,26 @@ class VolumeTree:
             return {}
         _, filesystem, inner = self._inside(node)
         return filesystem.xattrs(inner)
+
+    def leads_to(self, link: Node) -> list[str] | None:
+        """As in ``GuestTree``. Nothing here knows which volume a drive is: it is taken for a folder at the top."""
+        from mntapi.session.guest_tree.links import drive_path  # nothing but a copy asks
+
+        return drive_path(self.readlink(link)) if self.folds_names(link) else None
+
+    def spelled(self, path: str) -> list[str]:
+        """The names of a path as a user writes it."""
+        return parts_of(path)
+
+    def folds_names(self, node: Node) -> bool:
+        """Whether upper and lower case are one in the file system that the node is in."""
+        if node.inode == _ROOT:
+            return False
+        try:
+            filesystem = self._set.filesystem(self._set.volumes[self._split(node.inode)[0]])
+        except MntapiError:
+            return False
+        return bool(getattr(filesystem, "folds_case", False))
 
     def capacity(self) -> Capacity:
         return Capacity(total=sum(volume.size for volume in self._set.volumes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mntapi.errors import IsADirectory, MntapiError, NotADirectory, NotFound, Unsupported
@@ -21,7 +21,10 @@ _MAX_BINDS = 40
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A file at one time. ``path`` reads it; ``label`` is ``live`` or the snapshot's name, ``@2026-11-01T02:00:00Z``."""
+    """A file at one time. ``path`` reads it; ``label`` is ``live`` or the snapshot's name, ``@2026-11-01T02:00:00Z``.
+
+    There is no live one where only a snapshot is in the set, without what it was made of.
+    """
 
     label: str
     path: str
@@ -63,12 +66,13 @@ def versions_of(tree: GuestTree, path: str) -> list[Version]:
         MntapiError: a folder on the way cannot be read.
     """
     place, inner = _place_of(tree, tree.parts(path))
-    live = _version(tree, place, inner, LIVE)
+    alone = _by_name(tree)
+    live = _version(tree, place, [*alone.get(place.volume, place.names), *inner], place.label or LIVE)
     if live.node is not None and live.node.kind is FileKind.DIRECTORY:
         raise IsADirectory("is a folder, and only files have versions", path=path)
     shots = [tree.places.all[index] for index in place.snapshots]
     shots.sort(key=lambda one: (one.time_ns is not None, one.time_ns or 0), reverse=True)
-    found = [live, *(_version(tree, one, inner, one.names[-1]) for one in shots)]
+    found = [live, *(_version(tree, one, [*alone.get(one.volume, one.names), *inner], one.names[-1]) for one in shots)]
     if all(one.is_gone for one in found):
         raise NotFound("no such file, now or in a snapshot", path=path)
     return found
@@ -78,12 +82,12 @@ def _place_of(tree: GuestTree, names: Sequence[str]) -> tuple[Place, list[str]]:
     """The live place that a file is in, and the names below that."""
     for _ in range(_MAX_BINDS):
         trail, rest = _as_far_as_there_is(tree, names)
-        place = tree.places.of(trail[-1].node if trail else tree.root)
-        inner = [entry.name for entry in trail[len(place.names) :]] + rest
+        place, depth = _live(tree, trail)
+        inner = [entry.name for entry in trail[depth:]] + rest
         if place.bound is None:
             break
         names = [*place.bound, *inner]
-    return _live(tree, place), inner
+    return place, inner
 
 
 def _as_far_as_there_is(tree: GuestTree, names: Sequence[str]) -> tuple[list[Entry], list[str]]:
@@ -96,29 +100,59 @@ def _as_far_as_there_is(tree: GuestTree, names: Sequence[str]) -> tuple[list[Ent
     return [], list(names)
 
 
-def _live(tree: GuestTree, place: Place) -> Place:
-    """The place that this one is a snapshot of, or that shows the same volume and has its snapshots."""
-    index = next(number for number, one in enumerate(tree.places.all) if one is place)
-    if place.kind is Kind.MOUNT or place.snapshots:
-        return place
-    shown = place.volume, place.subvolume, place.folder
-    alike = (one for one in tree.places.all if one.snapshots and (one.volume, one.subvolume, one.folder) == shown)
-    return next((one for one in tree.places.all if index in one.snapshots), next(alike, place))
+def _live(tree: GuestTree, trail: Sequence[Entry]) -> tuple[Place, int]:
+    """The live place that a way leads into, and how many of its names lead to where that begins.
+
+    A snapshot stands for what it was made of, and a volume by its name for the place that shows it beside its snapshots.
+    """
+    owners = {index: place for place in tree.places.all for index in place.snapshots}
+    index, place, _ = tree.places.split((trail[-1].node if trail else tree.root).inode)
+    depth = len(place.names)
+    if place.kind is Kind.VOLUME and not place.snapshots and index not in owners:
+        index, depth = _beside_snapshots(tree, trail, owners) or (index, depth)
+    return owners.get(index, tree.places.all[index]), depth
 
 
-def _version(tree: GuestTree, place: Place, inner: Sequence[str], label: str) -> Version:
-    names = [*place.names, *inner]
+def _beside_snapshots(tree: GuestTree, trail: Sequence[Entry], owners: Mapping[int, Place]) -> tuple[int, int] | None:
+    """The place, with snapshots or one itself, that begins in a folder on the way, of the same volume; and how far that is.
+
+    Of btrfs the way may lead into a subvolume that the guest mounts by itself.
+    """
+    place = tree.places.of(trail[-1].node)
+    depths = {tree.places.split(trail[depth - 1].node.inode)[2]: depth for depth in range(len(place.names), len(trail) + 1)}
+    shown = [
+        (depth, index)
+        for index, one in enumerate(tree.places.all)
+        if one.volume == place.volume and (one.snapshots or index in owners)
+        if (depth := depths.get(tree.places.split(tree.places.node(index).inode)[2])) is not None
+    ]
+    return next(((index, depth) for depth, index in sorted(shown, key=lambda one: -one[0])), None)
+
+
+def _version(tree: GuestTree, place: Place, names: Sequence[str], label: str) -> Version:
     path = "/" + "/".join(names)
     try:
         node = trail_of(tree, names, follow_last=True)[-1].node if names else tree.root
     except (NotFound, NotADirectory):
         return Version(label, path, place.time_ns, reason=_GONE)
     except MntapiError as error:
-        return Version(label, path, place.time_ns, reason=str(error))
+        return Version(label, path, place.time_ns, reason=_said(error, path))
     try:
         return Version(label, path, place.time_ns, node, _digest(tree, node))
     except MntapiError as error:
-        return Version(label, path, place.time_ns, node, reason=str(error))
+        return Version(label, path, place.time_ns, node, reason=_said(error, path))
+
+
+def _by_name(tree: GuestTree) -> dict[str | None, tuple[str, ...]]:
+    """Where each volume is in a set without guests: under its name at the top, as ``open_tree`` has it. Nothing with guests."""
+    if any(one.kind is Kind.MOUNT for one in tree.places.all):
+        return {}
+    return {tree.places.all[index].volume: (name,) for name, index in tree.places.loose.items()}
+
+
+def _said(error: MntapiError, path: str) -> str:
+    """The error without the path, which is told beside it."""
+    return str(error).removeprefix(f"{path}: ")
 
 
 def _digest(tree: GuestTree, node: Node) -> str:

@@ -43,16 +43,7 @@ def partition(
         reason: what else there is to say.
     """
     there = max(0, min(length, container.size - start))
-    state = VolumeState.OK
-    if length <= 0:
-        state, text = VolumeState.DAMAGED, f"the table gives it {length} bytes"
-    elif there < length:
-        state, text = (
-            VolumeState.INCOMPLETE,
-            f"goes past the end of the disk: {length - there} of its {length} bytes are missing",
-        )
-    else:
-        text = ""
+    state, text = _state(length, there)
     return Volume(
         id=key,
         name=f"{container.name}p{number}",
@@ -66,6 +57,15 @@ def partition(
         table_label=label,
         members=(container.id,),
     )
+
+
+def _state(length: int, there: int) -> tuple[VolumeState, str]:
+    """Of a partition of so many bytes, of which so many are there: its state, and why."""
+    if length <= 0:
+        return VolumeState.DAMAGED, f"the table gives it {length} bytes"
+    if there < length:
+        return VolumeState.INCOMPLETE, f"goes past the end of the disk: {length - there} of its {length} bytes are missing"
+    return VolumeState.OK, ""
 
 
 def each_table(containers: Sequence[Volume], partitions: Callable[[Volume], Iterable[Volume]]) -> Iterator[Volume]:

@@ -45,7 +45,8 @@ MAX_VOLUMES = 8192
 
 _LACKING = frozenset({VolumeState.DEGRADED, VolumeState.INCOMPLETE})
 """What another member may still make whole."""
-_LOOK_INSIDE = _LACKING | {VolumeState.OK, VolumeState.DIRTY}
+_READABLE = frozenset({VolumeState.OK, VolumeState.DIRTY, VolumeState.DEGRADED})
+_LOOK_INSIDE = _LACKING | _READABLE
 _ENDS_EARLY = frozenset({"disk", "partition"})
 """Kinds that are incomplete only by being too short."""
 _FLAT = frozenset({"vss"})
@@ -117,17 +118,24 @@ class _Scan:
     def found(self) -> Found:
         """What was found: what is not a member of another, each with a name of its own, and what is."""
         for volume in self._found.values():
-            self._found[volume.id] = self._with_trouble_below(volume)
+            self._found[volume.id] = self._with_trouble_below(self._with_its_own_base(volume))
         members = {member for volume in self._found.values() for member in volume.members} - self._cut_short
         leaves = sorted((volume for volume in self._found.values() if volume.id not in members), key=_by_disk)
         return Found(_distinctly_named(leaves), [volume for volume in self._found.values() if volume.id in members])
+
+    def _with_its_own_base(self, volume: Volume) -> Volume:
+        """A snapshot, of a volume that is there twice: of the copy that lies on what it lies on, by the id that copy got."""
+        base = volume.details.get("base")
+        ids = (_qualified_id(base, member) for member in volume.members) if base is not None else ()
+        own = next((one for one in ids if one in self._found), None)
+        return volume if own is None else replace(volume, details={**volume.details, "base": own})
 
     def _with_trouble_below(self, volume: Volume) -> Volume:
         """The volume, INCOMPLETE if what it lies on is: its scheme took those bytes as they come. Of a partition or disk that
         is cut off schemes see the end, and say themselves which of their volumes that concerns."""
         below = [self._found[member] for member in volume.members if member in self._found]
         lacking = [one.name for one in below if one.state is VolumeState.INCOMPLETE and one.kind not in _ENDS_EARLY]
-        if not lacking or volume.state not in (VolumeState.OK, VolumeState.DIRTY):
+        if not lacking or volume.state not in _READABLE:
             return volume
         reason = f"lies on {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} incomplete"
         return replace(volume, state=VolumeState.INCOMPLETE, reason=_joined(volume.reason, reason))
@@ -240,7 +248,11 @@ def _by_disk(volume: Volume) -> tuple[bool, int]:
 
 def _qualified(volume: Volume) -> Volume:
     """The volume with an id that says what it lies on: UUIDs are not unique once somebody has copied a disk."""
-    return replace(volume, id="@".join((volume.id, *volume.members[:1])))
+    return replace(volume, id=_qualified_id(volume.id, *volume.members[:1]))
+
+
+def _qualified_id(identifier: str, *member: str) -> str:
+    return "@".join((identifier, *member))
 
 
 def _distinctly_named(volumes: Iterable[Volume]) -> list[Volume]:

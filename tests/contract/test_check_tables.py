@@ -84,7 +84,7 @@ def test_vhd(tmp_path: Path, name: str) -> None:
 def test_a_vhd_without_any_footer(tmp_path: Path) -> None:
     path = vhd(tmp_path)
     patch(path, (0, bytes(512)), (path.stat().st_size - 512, bytes(512)))
-    assert_fault(path, "has the name of a vhd disk and not its signature", ERROR)
+    assert_fault(path, "has the name of a vhd file and not its signature", ERROR)
 
 
 @needs_qemu

@@ -187,7 +187,7 @@ def test_a_key_that_is_kept_and_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "keys" / "disk0.key").mkdir()
     (volume,) = scanned(path, more=Keys(find=KeyFolder(str(tmp_path / "keys")).find)).volumes
     assert volume.state is VolumeState.ENCRYPTED and volume.reason is not None
-    assert volume.reason.startswith("luks2: ") and "disk0.key: the key file cannot be read" in volume.reason
+    assert volume.reason.startswith("luks2: ") and "disk0.key: is a folder, not a key file" in volume.reason
 
 
 @needs_cryptsetup

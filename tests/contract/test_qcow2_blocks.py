@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,29 @@ def test_kinds(tmp_path: Path, options: tuple[str, ...]) -> None:
     check_blocks(image.blocks, want, ranges=500)
     check_map(path, image, holes="preallocation" in str(options))
     check_closed(image.blocks)
+
+
+def test_a_disk_whose_writer_died_and_one_that_is_marked_corrupt(tmp_path: Path) -> None:
+    """With lazy refcounts, qemu leaves the dirty bit behind; a reader needs no refcounts. Both are told."""
+    path = create(tmp_path / "a.qcow2", SIZE, "lazy_refcounts=on")
+    run("qemu-img", "bitmap", "--add", path, "nightly")
+    command = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 300k", "-c", "flush", "-c", "abort", str(path)]
+    assert subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).returncode < 0  # there the core goes
+    features = bytearray(path.read_bytes()[72:80])
+    assert features[-1] & 1, "qemu did not leave it dirty"
+    assert "not closed" in open_and_check(path)["notes"]
+    features[-1] |= 2
+    with path.open("r+b") as file:
+        file.seek(72)
+        file.write(features)
+    assert "marked as corrupt" in open_and_check(path)["notes"]
+
+
+def open_and_check(path: Path) -> Mapping[str, str]:
+    """The details of the disk, which holds what qemu-img reads."""
+    image = open_path(path)
+    check_blocks(image.blocks, raw_of(path), ranges=50)
+    return image.details
 
 
 @pytest.mark.parametrize("kind", ["zlib", "zstd"])

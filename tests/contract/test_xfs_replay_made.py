@@ -36,7 +36,7 @@ from contract.xfs_log_builder import (
 )
 from mntapi.errors import Corrupt
 from mntapi.filesystems.runs import Memory
-from mntapi.filesystems.xfs import groups, log
+from mntapi.filesystems.xfs import groups, log, recovery
 from mntapi.filesystems.xfs.items import Kind
 
 
@@ -222,6 +222,17 @@ def test_a_change_that_was_not_finished_is_told(image: Image, what: str) -> None
     assert opened(image).unreplayed
     image.append(transaction(item(done, struct.pack("<IQ", 0, 99))), tail=first)
     assert opened(image).unreplayed is None
+
+
+def test_a_change_of_a_map_is_done_here(image: Image) -> None:
+    """Unless there are more of a file than the kernel leaves, or something else of it was not finished."""
+    move = [item(Kind.BUI, struct.pack("<IQ", 1, number) + MAPPED) for number in range(recovery.MAX_MOVES + 1)]
+    first = image.append(transaction(*move[:-1]))
+    assert opened(image).unreplayed is None
+    second = image.append(transaction(move[-1]), tail=first)
+    assert "the last change of inode 131 was not finished" in (opened(image).unreplayed or "")
+    image.append(transaction(item(Kind.XMI, struct.pack("<I3Q", 0, 99, 131, 141))), tail=second)
+    assert "the last change of inode 131, 141 was not finished" in (opened(image).unreplayed or "")
 
 
 def test_what_nobody_sees_need_not_be_finished(image: Image) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from contract.make_disk import RealDisk, run
 
-DISK_KEYS = {"path", "format", "virtual_size", "chain", "details"}
+DISK_KEYS = {"path", "format", "virtual_size", "chain", "details", "snapshots"}
 BASIC_KEYS = {"id", "name", "kind", "disk", "offset", "size", "state", "reason", "members", "details"}
 VOLUME_KEYS = BASIC_KEYS | {"filesystem", "label", "uuid", "free", "stack", "mount_points"}
 
@@ -21,7 +21,7 @@ VOLUME_KEYS = BASIC_KEYS | {"filesystem", "label", "uuid", "free", "stack", "mou
 def test_info_json_agrees_with_sfdisk_and_blkid(mntapi, disk: RealDisk) -> None:
     info = mntapi.json("info", disk.vmdk)
     [one] = info["disks"]
-    assert set(info) == {"disks", "guests", "volumes"} and set(one) == DISK_KEYS
+    assert set(info) == {"disks", "guests", "machines", "volumes"} and set(one) == DISK_KEYS
     assert (one["path"], one["format"], one["virtual_size"]) == (str(disk.vmdk), "vmdk", disk.raw.stat().st_size)
     assert [link["file"] for link in one["chain"]] == [str(disk.vmdk)]
     table = json.loads(run("sfdisk", "--json", disk.raw))["partitiontable"]["partitions"]

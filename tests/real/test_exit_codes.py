@@ -11,7 +11,7 @@ import pytest
 from contract.http_fake import FakeWeb, Handler
 from contract.make_disk import RealDisk
 from mntapi.cli.main import AWAY, CORRUPT, DENIED, NOT_FOUND
-from mntapi.remote.retry import PATIENCE_VARIABLE
+from mntapi.remote.patience import PATIENCE_VARIABLE
 from real.conftest import Mntapi
 from real.network_servers import listen_tcp
 
@@ -34,7 +34,7 @@ def web(disk: RealDisk, mntapi: Mntapi) -> Iterator[FakeWeb]:
         (401, DENIED, "USER:PASSWORD"),
         (403, DENIED, "signature"),
         (404, NOT_FOUND, "URL right"),
-        (416, CORRUPT, DAMAGE),
+        (416, AWAY, "may be empty"),
         (429, AWAY, "later"),
         (500, AWAY, "later"),
         (503, AWAY, "later"),
@@ -56,6 +56,39 @@ def test_nobody_listens(mntapi: Mntapi, tmp_path: Path, scheme: str, verb: str) 
         said = mntapi(verb, f"{scheme}://127.0.0.1:{sock.getsockname()[1]}/disk", *more, code=AWAY).stderr
     assert "refused" in said and "is the server running" in said and DAMAGE not in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("url", ["http://nobody.invalid/disk", "nbd://nobody.invalid/disk", "nbd+unix:///disk?socket=absent"])
+def test_a_server_that_there_is_not(mntapi: Mntapi, url: str) -> None:
+    """Whether a name server says so or there is none (RFC 6761: no host is called ``.invalid``)."""
+    mntapi.environment[PATIENCE_VARIABLE] = "0"
+    said = mntapi("info", url, code=AWAY).stderr
+    assert "nobody.invalid" in said or "there is no socket" in said
+    assert DAMAGE not in said and "mntapi info shows" not in said
+
+
+@pytest.mark.parametrize("scheme", ["http", "nbd"])
+def test_another_kind_of_server(mntapi: Mntapi, scheme: str) -> None:
+    with listen_tcp() as sock:
+        client = mntapi.start("info", f"{scheme}://127.0.0.1:{sock.getsockname()[1]}/disk", stderr=-1, text=True)
+        connection, _ = sock.accept()
+        with connection:
+            connection.sendall(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+            said = client.communicate(timeout=60)[1]
+    assert client.returncode == AWAY and "Something else answers there" in said
+
+
+def test_a_server_that_does_not_keep_to_its_protocol(mntapi: Mntapi, web: FakeWeb) -> None:
+    """The bytes contradict their format, and it is not the disk's."""
+    web.always = lambda handler, *_: handler.answer(206, b"x", {"Content-Range": "bytes 7-7/9"})
+    said = mntapi("info", web.url(), code=CORRUPT).stderr
+    assert DAMAGE not in said and "does not keep to its protocol" in said
+
+
+def test_redirects_that_lead_nowhere(mntapi: Mntapi, web: FakeWeb) -> None:
+    for location in ("/again", "http://h:x/"):
+        web.always = lambda handler, *_, location=location: handler.answer(302, b"", {"Location": location})
+        assert "the web server redirects" in mntapi("info", web.url(), code=AWAY).stderr
 
 
 def test_a_server_that_hangs_up(mntapi: Mntapi) -> None:

@@ -10,7 +10,9 @@ import hashlib
 import json
 import lzma
 import shutil
+import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +93,52 @@ def test_a_snapshot_of_lvm_is_beside_the_live_root(mntapi, snapshotted: Path) ->
     told = mntapi("cat", snapshotted, f"/{label}/home/ann/gone.txt").stdout
     assert told == "to be deleted\n"
     assert label in {one["name"] for one in mntapi.json("ls", snapshotted, "/")}
+
+
+@pytest.mark.parametrize("where", ["disk", "partition"])
+def test_copies_of_a_disk_keep_their_snapshots(mntapi, snapshotted: Path, tmp_path: Path, where: str) -> None:
+    """Each clone's own, also where one clone is found later than the other."""
+    clone = tmp_path / "clone.img"
+    if where == "disk":
+        shutil.copy(snapshotted, clone)
+    else:
+        need("sfdisk")
+        clone.write_bytes(bytes(MIB) + snapshotted.read_bytes() + bytes(MIB))
+        subprocess.run(["sfdisk", "-q", clone], input="label: dos\nstart=2048, size=24MiB\n", text=True, check=True)
+    facts = json.loads((GOLDEN / "facts.json").read_text())
+    for guest in ("/guest0", "/guest1"):
+        live, before = mntapi.json("versions", snapshotted, "-d", clone, f"{guest}/home/ann/budget.txt")
+        assert live["sha256"] == facts["live"]["/home/ann/budget.txt"]
+        assert before["sha256"] == facts["before"]["/home/ann/budget.txt"]
+    assert {one["name"] for one in mntapi.json("ls", snapshotted, "-d", clone, "/")} == {"guest0", "guest1"}
+
+
+def test_info_tells_of_the_snapshots_that_the_tree_has(mntapi, snapshotted: Path) -> None:
+    assert "1 earlier state beside the live files" in mntapi("info", snapshotted).stdout
+    told = mntapi.json("info", snapshotted)
+    (before,) = [one for one in told["volumes"] if one["name"] == "vg0-before"]
+    (state,) = told["guests"][0]["snapshots"]
+    assert (state["path"], state["volume"], state["description"]) == ("/", before["id"], "vg0-before")
+    assert time.strftime("@%Y-%m-%dT%H:%M:%SZ", time.gmtime(state["time_ns"] // 10**9)) in {
+        one["name"] for one in mntapi.json("ls", snapshotted, "/")
+    }
+
+
+@pytest.mark.parametrize("volume", ["vg0-root", "vg0-before"])
+def test_versions_by_the_name_of_the_volume(mntapi, snapshotted: Path, volume: str) -> None:
+    wanted = mntapi("versions", snapshotted, "/home/ann/budget.txt").stdout
+    assert mntapi("versions", snapshotted, f"/{volume}/home/ann/budget.txt").stdout == wanted
+
+
+def test_versions_in_a_set_without_a_guest(mntapi, tmp_path: Path) -> None:
+    """The paths are those that ``cat`` takes there."""
+    if not SAMPLE.is_file():
+        pytest.skip("the shared images are not here")
+    with tarfile.open(SAMPLE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    disk = tmp_path / "vss_3_volstor.raw"
+    for folder in ("disk0p2", f"disk0p2{COPIES[1]}"):
+        found = mntapi.json("versions", disk, f"/{folder}/test.txt")
+        assert [one["version"] for one in found] == ["live", *COPIES]
+    for one, letter in zip(found, "321", strict=True):
+        assert mntapi("cat", disk, one["path"]).stdout == letter * 52272

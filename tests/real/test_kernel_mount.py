@@ -19,7 +19,7 @@ import pytest
 from mntapi.errors import Busy, Corrupt, Denied, Failed, Invalid, NotADirectory, NotFound, Unsupported
 from mntapi.kernel import filesystems, loop
 from mntapi.kernel import mount as kernel_mount
-from mntapi.kernel.mount import KernelMount, holders, mount_kernel_filesystem, mount_skeleton, unmount
+from mntapi.kernel.mount import KernelMount, holders, mark_not_mounted, mount_kernel_filesystem, mount_skeleton, unmount
 from mntapi.kernel.mountinfo import mount_at, mounts, mounts_under
 
 pytestmark = [
@@ -326,6 +326,27 @@ def test_skeleton(target: Path) -> None:
         assert all((target / name).stat().st_mode & 0o7777 == 0o755 for name in names)
         with pytest.raises(OSError, match="Read-only"):
             (target / "new").mkdir()
+    finally:
+        unmount(str(target))
+
+
+def test_what_is_not_mounted_does_not_look_empty(target: Path) -> None:
+    names = [f"disk0p{number}" for number in range(100)]
+    mount_skeleton(str(target), [*names, "good"])
+    try:
+        mark_not_mounted(str(target), dict.fromkeys(names, "ä/../\n" * 100))
+        assert sorted(os.listdir(target)) == sorted([*names, "good"])
+        for name in names:
+            assert os.readlink(target / name).startswith("not mounted: \u00e4-..--")
+            with pytest.raises(FileNotFoundError):
+                os.listdir(target / name)
+        with pytest.raises(OSError, match="Read-only"):
+            (target / "new").mkdir()
+        with pytest.raises(NotFound):
+            mark_not_mounted(str(target), {"absent": "x"})
+        mounted = mount_at(str(target))
+        assert mounted is not None and {"ro", "nosuid", "nodev", "noexec"} <= set(mounted.options)
+        assert "ro" in mounted.super_options
     finally:
         unmount(str(target))
 

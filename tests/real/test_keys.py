@@ -99,8 +99,11 @@ def test_cat_with_the_folder_of_keys(mntapi: Mntapi, encrypted: Path, tmp_path: 
     [
         ("disk0", 2, "VOLUME:FILE"),
         (":x", 2, "VOLUME:FILE"),
+        ("x:recovery= ", 2, "no recovery password"),
         ("x:/nowhere", 4, "no such key file"),
-        ("x:startup=/", 6, "cannot be read"),
+        ("x:startup=/", 2, "is a folder, not a key file"),
+        ("x:header=/proc/self/cmdline", 2, "is no LUKS header"),
+        ("x:/dev/null", 2, "is empty"),
     ],
 )
 def test_arguments_that_are_no_keys(mntapi: Mntapi, encrypted: Path, argument: str, code: int, text: str) -> None:
@@ -112,7 +115,8 @@ def test_a_recovery_password_is_hidden(mntapi: Mntapi, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "key")
     secret = "111111-222222-333333-444444-555555-666666-777777-888888"
     process = mntapi.start("info", tmp_path / "x", "--key", f"*:recovery={secret}", "--key", f"*:{tmp_path / 'key'}")
-    with open(tmp_path / "key", "wb"):  # it is read after the password was taken
+    with open(tmp_path / "key", "wb") as key:  # it is read after the password was taken
+        key.write(b"x")
         shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     assert process.wait(60) == 4
     assert secret.encode() not in shown and b"*:recovery=*****" in shown
@@ -281,7 +285,7 @@ def test_ctrl_c_while_a_key_is_tried(mntapi: Mntapi, tmp_path: Path, key_file: P
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.decode().splitlines()[-2:] == ["error: interrupted", "hint: what was begun has been undone"]
+    assert errors.decode().splitlines()[-1] == "error: interrupted"
 
 
 HOLDER = """
@@ -447,12 +451,11 @@ def test_a_wrong_key_for_just_this_volume_is_an_error(
 @pytest.mark.root
 @pytest.mark.parametrize("layout", ["blocks", "volumes"])
 def test_a_wrong_key_and_a_mount(mntapi: Mntapi, encrypted: Path, tmp_path: Path, layout: str) -> None:
-    """For just this volume it is an error; one for any volume is told."""
+    """It is the same error as for a verb that reads, whether the key is for just this volume or for any."""
     (tmp_path / "bad").write_text("wrong")
     target = tmp_path / "target"
     target.mkdir()
-    error = mntapi("mount", "--layout", layout, "--key", f"disk0:{tmp_path / 'bad'}", encrypted, target, code=6).stderr
-    assert "disk0 stays locked" in error and mntapi.json("ps") == []
-    done = mntapi("mount", "--layout", layout, "--key", f"*:{tmp_path / 'bad'}", encrypted, target)
-    mntapi("umount", target)
-    assert "note: disk0" in done.stderr and "wrong key" in done.stderr
+    uuid = run("blkid", "-p", "-s", "UUID", "-o", "value", encrypted).strip()
+    for volume in ("disk0", uuid, "*"):
+        error = mntapi("mount", "--layout", layout, "--key", f"{volume}:{tmp_path / 'bad'}", encrypted, target, code=6).stderr
+        assert "disk0 stays locked" in error and "wrong key" in error and mntapi.json("ps") == []

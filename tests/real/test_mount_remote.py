@@ -24,7 +24,7 @@ import pytest
 
 from contract.http_fake import FakeWeb, Fault, Handler
 from contract.make_disk import RealDisk, need, run
-from mntapi.remote.retry import PATIENCE_VARIABLE
+from mntapi.remote.patience import PATIENCE_VARIABLE
 from mntapi.units import KIB, MIB
 from real.network_servers import listen_tcp, listen_unix, serving
 
@@ -316,13 +316,15 @@ def start_nginx(folder: Path, port: int) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_file_that_changes_on_the_server(mounted, disk: RealDisk, web: FakeWeb) -> None:
-    """An I/O error, and never a mixture."""
+def test_a_file_that_changes_on_the_server(mntapi, mounted, disk: RealDisk, web: FakeWeb) -> None:
+    """An I/O error, and never a mixture; and it is seen from outside."""
     web.content = disk.raw.read_bytes()  # raw: each range is asked for
     top = mounted("--layout", "blocks", web.url("/disk"))
     whole = top / "disks/disk0"
     web.content, web.headers = bytes(len(web.content)), {"ETag": '"v2"'}
     assert eio(whole, 20 * MIB) and eio(whole, 24 * MIB)
+    [told] = mntapi.json("ps")
+    assert told["state"] == "impaired" and "changed on the server" in told["reason"] and web.url("/disk") in told["reason"]
 
 
 def test_a_server_that_says_nothing_does_not_keep_a_mount(mntapi, disk: RealDisk, target: Path, tmp_path: Path) -> None:
@@ -339,6 +341,20 @@ def test_a_server_that_says_nothing_does_not_keep_a_mount(mntapi, disk: RealDisk
             reader.kill()
             reader.wait()
     assert mntapi.json("ps") == []
+
+
+def test_a_server_that_accepts_and_says_nothing_is_seen(mntapi, mounted, impatient, disk: RealDisk, tmp_path: Path) -> None:
+    with listen_unix(tmp_path / "socket") as sock, serving(sock, *nbdkit(disk)) as server:
+        top = mounted("--layout", "blocks", f"nbd+unix:///?socket={tmp_path}/socket")
+        server.send_signal(signal.SIGSTOP)
+        try:
+            assert eio(top / "disks/disk0", 40 * MIB)
+            [told] = mntapi.json("ps")
+            assert told["state"] == "impaired" and "did not answer" in told["reason"] and "/socket" in told["reason"]
+        finally:
+            server.send_signal(signal.SIGCONT)
+        assert not eio(top / "disks/disk0", 40 * MIB)
+        assert mntapi.json("ps")[0]["state"] == "ready"
 
 
 # --- processes that go away ---
@@ -413,8 +429,8 @@ def test_a_local_disk_that_names_one_on_a_server(mntapi, disk: RealDisk, target:
 
 
 def test_what_is_not_there(mntapi, target: Path, tmp_path: Path, web: FakeWeb) -> None:
-    mntapi("mount", f"nbd+unix:///?socket={tmp_path}/absent", target, code=4)
-    mntapi("mount", "http://no-such-host.invalid/disk", target, code=4)
+    mntapi("mount", f"nbd+unix:///?socket={tmp_path}/absent", target, code=9)
+    mntapi("mount", "http://no-such-host.invalid/disk", target, code=9)
     web.always = lambda handler, *_: handler.answer(404, b"")
     mntapi("mount", web.url(), target, code=4)
     mntapi("mount", "ftp://127.0.0.1/disk", target, code=7)

@@ -121,6 +121,15 @@ def test_what_the_kernel_cannot_mount_is_said(mntapi, disk: RealDisk, target: Pa
     assert not is_mounted(target)
 
 
+def test_what_the_kernel_cannot_mount_is_no_empty_folder(mounted, disk: RealDisk, tmp_path: Path) -> None:
+    (tmp_path / "unknown.raw").write_bytes(b"\xff" * (1 << 20))
+    top = mounted(disk.vmdk, "-d", tmp_path / "unknown.raw", "--via", "kernel")
+    same_tree(top / "disk0p1", disk.files)
+    assert os.readlink(top / "disk1").startswith("not mounted: nothing that is known")
+    with pytest.raises(FileNotFoundError):
+        os.listdir(top / "disk1")
+
+
 def test_unreadable_volumes_are_there_and_say_why(mntapi, mounted, disk: RealDisk, tmp_path: Path) -> None:
     (tmp_path / "unknown.raw").write_bytes(b"\xff" * (1 << 20))
     top = mounted(disk.vmdk, "-d", tmp_path / "unknown.raw", "--layout", "volumes")

@@ -19,8 +19,10 @@ import pytest
 
 from contract.http_fake import FakeWeb
 from contract.make_disk import RealDisk, need, run
+from mntapi.kernel.storage import punch_hole
 from mntapi.units import MIB
 from real.conftest import Mntapi
+from real.network_servers import listen_unix, serving
 
 pytestmark = pytest.mark.root
 
@@ -354,22 +356,56 @@ def small(tmp_path: Path) -> Iterator[Path]:
     run("umount", path)
 
 
-def test_a_full_file_system_below_the_overlay(mntapi: Mntapi, original: Path, target: Path, small: Path) -> None:
+def test_a_full_file_system_below_the_overlay(
+    mntapi: Mntapi, original: Path, disk: RealDisk, target: Path, small: Path
+) -> None:
+    """A write fails and says so; what was written before is kept by the flush, which needs no room."""
     (small / "in the way").write_bytes(bytes(512 << 10))
     mntapi("mount", original, target, "--layout", "blocks", "--overlay", small / "o.qcow2")
     file = os.open(target / "disks/disk0", os.O_RDWR)
+    written = 0
     with pytest.raises(OSError, match="No space"):
-        for at in range(0, 4 * MIB, 65536):
-            os.pwrite(file, b"x" * 65536, at)
+        for written in range(0, 4 * MIB, 65536):
+            os.pwrite(file, b"x" * 65536, written)
+    assert written
+    os.close(file)
+    [told] = mntapi.json("ps")
+    assert told["state"] == "impaired" and "No space" in told["reason"] and "o.qcow2" in told["reason"]
+    assert "No space" in mntapi("ps").stdout
+    check(small / "o.qcow2")
+    assert read(target / "disks/disk0", written, 4096) == read(disk.raw, written, 4096)
+    (small / "in the way").unlink()
+    for _ in range(64):
+        write(target / "disks/disk0", written, b"y" * 4096)
+    [told] = mntapi.json("ps")
+    assert (told["state"], told["reason"]) == ("ready", None)
+    mntapi("umount", target)
+    check(small / "o.qcow2")
+    after = _as_raw(Path(shutil.copy(small / "o.qcow2", target.parent)))
+    assert read(after, 0, written + 4096) == b"x" * written + b"y" * 4096
+
+
+def test_what_cannot_be_flushed_is_told_and_kept(mntapi: Mntapi, original: Path, target: Path, small: Path) -> None:
+    """Somebody takes the room away that a table had been given."""
+    overlay = small / "o.qcow2"
+    mntapi("mount", original, target, "--layout", "blocks", "--overlay", overlay)
+    file = os.open(target / "disks/disk0", os.O_RDWR)
+    os.pwrite(file, b"x" * 65536, 0)
+    table = overlay.stat().st_size - 2 * 65536
+    with overlay.open("r+b") as opened:  # by no other process: its start would close, and so flush, our file
+        punch_hole(opened.fileno(), table, 65536)
+    with pytest.raises(OSError, match="No space"), (small / "in the way").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
     with pytest.raises(OSError, match="No space"):
-        os.close(file)  # its tables find no room either
+        os.close(file)
     said = mntapi("umount", target, code=1).stderr
     assert "not in the overlay" in said and "--force" in said
     assert read(target / "disks/disk0", 0, 65536) == b"x" * 65536
     (small / "in the way").unlink()
     mntapi("umount", target)
-    check(small / "o.qcow2", leaks=True)
-    assert read(_as_raw(Path(shutil.copy(small / "o.qcow2", target.parent))), 0, 65536) == b"x" * 65536
+    check(overlay)
+    assert read(_as_raw(Path(shutil.copy(overlay, target.parent))), 0, 65536) == b"x" * 65536
 
 
 def test_one_file_a_disk(mntapi: Mntapi, original: Path, disk: RealDisk, target: Path, overlay: Path, tmp_path: Path) -> None:
@@ -567,6 +603,71 @@ def test_an_original_with_a_changed_parent(
     run("qemu-img", "compare", "-f", "vmdk", "-F", "raw", parent, new)
 
 
+def test_an_original_that_changed_is_refused(
+    verb: Callable[..., subprocess.CompletedProcess], disk: RealDisk, target: Path, overlay: Path, tmp_path: Path
+) -> None:
+    raw = Path(shutil.copy(disk.raw, tmp_path / "original.raw"))
+    ours = ["--layout", "blocks", "--overlay", overlay]
+    verb("mount", raw, target, *ours)
+    write(target / "disks/disk0", 1000, b"changed")
+    verb("umount", target)
+    run("cp", "-p", raw, tmp_path / "copy")
+    (tmp_path / "copy").replace(raw)
+    verb("mount", raw, target, *ours)
+    verb("umount", target)
+    write(raw, 40 * MIB, b"by somebody else")
+    before = digest(overlay)
+    new = overlay.with_name("new.raw")
+    for command in ("mount", raw, target, *ours), ("overlay", "commit", overlay, "--to", new):
+        said = verb(*command, code=8).stderr
+        assert str(raw) in said and "time is another" in said and "--ignore-cid" in said
+    assert digest(overlay) == before and not new.exists() and not any(target.iterdir())
+    assert "taken as it is now" in verb("overlay", "commit", overlay, "--to", new, "--ignore-cid").stderr
+    run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", overlay, new)
+    assert "taken as it is now" in verb("mount", "--ignore-cid", raw, target, *ours).stderr
+    verb("umount", target)
+    assert verb("mount", raw, target, *ours).stderr == ""
+    verb("umount", target)
+    check(overlay)
+
+
+def test_no_verb_mixes_an_overlay_with_an_original_that_changed(
+    mntapi: Mntapi, disk: RealDisk, target: Path, overlay: Path, tmp_path: Path
+) -> None:
+    """Nor with one under a QCOW2 file that qemu-img put on top; unless told to, and then it is said."""
+    raw, top = tmp_path / "disk.raw", tmp_path / "top.qcow2"
+    shutil.copyfile(disk.raw, raw)
+    mntapi("mount", raw, target, "--layout", "blocks", "--overlay", overlay)
+    mntapi("umount", target)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", overlay, top)
+    mntapi("ls", overlay)
+    mntapi("ls", top)
+    write(raw, 20 * MIB, b"changed")
+    out = tmp_path / "out.raw"
+    convert = ("convert", "--format", "raw")
+    for verb in ("info",), ("ls",), ("map",), convert, ("mount", "--layout", "blocks"):
+        for child in overlay, top:
+            rest = [out] if verb is convert else [target] if verb[0] == "mount" else []
+            said = mntapi(*verb, child, *rest, code=8).stderr
+            assert str(raw) in said and "made over" in said and "--ignore-cid" in said
+    assert not out.exists()
+    assert "made over" in mntapi("check", overlay, code=3).stdout
+    assert "note: " in mntapi("check", "--ignore-cid", top).stdout
+    for verb in ("ls",), ("mount", "--layout", "blocks"):
+        rest = [target] if verb[0] == "mount" else []
+        assert "taken as it is now" in mntapi(*verb, "--ignore-cid", top, *rest).stderr
+    mntapi("umount", target)
+
+
+def test_an_overlay_that_was_cut_short(mntapi: Mntapi, original: Path, target: Path, overlay: Path) -> None:
+    mntapi("mount", original, target, "--layout", "blocks", "--overlay", overlay)
+    write(target / "disks/disk0", 0, b"x" * MIB)
+    mntapi("umount", target)
+    os.truncate(overlay, overlay.stat().st_size - 100_000)
+    said = mntapi("mount", original, target, "--layout", "blocks", "--overlay", overlay, code=8).stderr
+    assert "cut short" in said and "at byte" in said and str(overlay) in said
+
+
 def test_an_original_on_a_server(
     verb: Callable[..., subprocess.CompletedProcess], original: Path, target: Path, overlay: Path
 ) -> None:
@@ -574,16 +675,64 @@ def test_an_original_on_a_server(
     try:
         verb("mount", server.url(), target, "--layout", "blocks", "--overlay", overlay)
         write(target / "volumes/disk0p2", 1000, b"changed")
+        assert mntapi_state(verb) == ("ready", None)
         verb("umount", target)
         verb("overlay", "commit", overlay, "--to", overlay.with_name("new.raw"))
         os.removexattr(overlay, NOTE)
         assert "--parent" in verb("overlay", "commit", overlay, "--to", overlay.with_name("no.raw"), code=6).stderr
         verb("overlay", "commit", overlay, "--to", overlay.with_name("more.raw"), "--parent", server.url())
+        verb("mount", server.url(), target, "--layout", "blocks", "--overlay", overlay)
+        verb("umount", target)
     finally:
         server.stop()
     run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "vmdk", "-b", original, overlay)
     for name in ("new.raw", "more.raw"):
         run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", overlay, overlay.with_name(name))
+
+
+def mntapi_state(mntapi: Callable[..., subprocess.CompletedProcess]) -> tuple[str, str | None]:
+    [told] = json.loads(mntapi("ps", "--json").stdout)
+    return told["state"], told["reason"]
+
+
+def test_a_server_that_is_gone_is_seen(mntapi: Mntapi, disk: RealDisk, target: Path, overlay: Path, tmp_path: Path) -> None:
+    """By the next read that needs it; looking asks nobody. And that it is back, when it is."""
+    need("nbdkit")
+    mntapi.environment["MNTAPI_SERVER_PATIENCE"] = "0"
+    path, server = tmp_path / "socket", ("nbdkit", "--readonly", "file", disk.raw)
+    with listen_unix(path) as sock, serving(sock, *server):
+        mntapi("mount", f"nbd+unix:///?socket={path}", target, "--layout", "blocks", "--overlay", overlay)
+    assert mntapi_state(mntapi) == ("ready", None)
+    with pytest.raises(OSError, match="Input/output"):
+        read(target / "disks/disk0", 40 * MIB, 4096)
+    state, reason = mntapi_state(mntapi)
+    assert state == "impaired" and str(path) in (reason or "")
+    path.unlink(missing_ok=True)
+    with listen_unix(path) as sock, serving(sock, *server):
+        assert read(target / "disks/disk0", 40 * MIB, 4096) == read(disk.raw, 40 * MIB, 4096)
+        assert mntapi_state(mntapi) == ("ready", None)
+    mntapi("umount", target)
+
+
+def test_a_disk_on_a_server_that_changed(
+    verb: Callable[..., subprocess.CompletedProcess], disk: RealDisk, target: Path, overlay: Path, tmp_path: Path
+) -> None:
+    content = disk.raw.read_bytes()
+    server = FakeWeb(content)
+    ours = ["--layout", "blocks", "--overlay", overlay]
+    try:
+        verb("mount", server.url("/disk"), target, *ours)
+        verb("umount", target)
+        commit = ("overlay", "commit", overlay, "--to", tmp_path / "new.raw")
+        for changed, headers, words in (
+            (content[:-512] + b"x" * 512, {}, "start or end has other bytes"),
+            (content[: 20 * MIB] + b"x" * 512 + content[20 * MIB + 512 :], {"ETag": '"v2"'}, "another ETag or date"),
+        ):
+            server.content, server.headers = changed, {**server.headers, **headers}
+            for command in ("mount", server.url("/disk"), target, *ours), commit, ("ls", overlay, "--allow-outside"):
+                assert words in verb(*command, code=8).stderr
+    finally:
+        server.stop()
 
 
 def test_what_cannot_be_committed(verb: Callable[..., subprocess.CompletedProcess], original: Path, tmp_path: Path) -> None:
@@ -599,3 +748,20 @@ def test_what_cannot_be_committed(verb: Callable[..., subprocess.CompletedProces
 def test_an_overlay_that_the_mount_would_hide(mntapi: Mntapi, original: Path, target: Path) -> None:
     error = mntapi("mount", "--layout", "blocks", "--overlay", target / "overlay", original, target, code=2).stderr
     assert "hidden" in error and not any(target.iterdir())
+
+
+def test_an_original_in_pieces(
+    verb: Callable[..., subprocess.CompletedProcess], original: Path, target: Path, overlay: Path, tmp_path: Path
+) -> None:
+    """It has no mark of its own: the overlay remembers that it is one."""
+    raw = tmp_path / "whole.raw"
+    run("qemu-img", "convert", "-O", "raw", original, raw)
+    run("split", "-b", "7M", "-d", "-a", "3", "--numeric-suffixes=1", raw, tmp_path / "disk.")
+    for content in (b"first", b"again"):
+        verb("mount", tmp_path / "disk.001", target, "--layout", "blocks", "--overlay", overlay)
+        write(target / "disks/disk0", 100, content)
+        verb("umount", target)
+    verb("overlay", "commit", overlay, "--to", tmp_path / "new.raw")
+    wanted = bytearray(raw.read_bytes())
+    wanted[100:105] = b"again"
+    assert (tmp_path / "new.raw").read_bytes() == wanted

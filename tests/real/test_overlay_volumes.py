@@ -81,7 +81,7 @@ def test_why_some_stay_read_only(mntapi: Mntapi, target: Path, tmp_path: Path) -
     mntapi("umount", target)
     assert "plain-linear: stays read-only: PV u1ifo6-VkFQ-Rg89-XbqY-Ch7O-Y3a8-gVgexM is missing" in said
     said = mntapi("mount", *named(disks[1:]), target, "--layout", "blocks", "--overlay", "memory", "--volume", "raid--set-r1")
-    assert "raid--set-r1: stays read-only: degraded: image 0: PV " in said.stderr
+    assert "raid--set-r1: stays read-only: degraded: PV " in said.stderr
     with pytest.raises(OSError, match="Read-only"):
         (target / "volumes/raid--set-r1").open("r+b")
     mntapi("umount", target)

@@ -77,5 +77,5 @@ def test_a_vmdk_on_a_web_server(mntapi, http_url: str) -> None:
 
 
 def test_what_is_not_there_and_what_cannot_be_read(mntapi, tmp_path: Path) -> None:
-    mntapi("info", f"nbd+unix:///?socket={tmp_path}/absent", code=4)
+    mntapi("info", f"nbd+unix:///?socket={tmp_path}/absent", code=9)
     mntapi("info", "ftp://127.0.0.1/disk.vmdk", code=7)

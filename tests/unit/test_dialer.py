@@ -18,7 +18,8 @@ from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, NotFound, ReadF
 from mntapi.kernel import landlock
 from mntapi.kernel.process import is_alive, wait_until_ended
 from mntapi.remote.dial import Addresses, ConnectionLost, RememberedNames, dial
-from mntapi.remote.retry import PATIENCE_S, PATIENCE_VARIABLE, Retries, patience_s
+from mntapi.remote.patience import PATIENCE_S, PATIENCE_VARIABLE, patience_s
+from mntapi.remote.retry import Retries
 from mntapi.remote.urls import Endpoint, absolute
 from mntapi.session.broker import DialedConnector
 from mntapi.session.channel import Channel, Message, pack_error
@@ -129,8 +130,9 @@ def test_it_connects_where_it_may_and_nowhere_else(start, listener: socket.socke
         with pytest.raises(Denied, match="another one"):
             connect(endpoint_of(other))
         os.unlink(path)
-        with pytest.raises(NotFound, match="no socket"):
+        with pytest.raises(ReadFailed, match="no socket") as caught:
             connect(Endpoint("", 0, path))
+        assert caught.value.reason == "unreachable"
 
 
 def test_any_host(start, listener: socket.socket) -> None:
@@ -331,11 +333,11 @@ def test_a_name_is_remembered_while_nobody_can_say(monkeypatch: pytest.MonkeyPat
 
     names, nas = RememberedNames(ask), Endpoint("nas", 1)
     one, two = [(socket.AF_INET, ("192.0.2.1", 1))], [(socket.AF_INET, ("192.0.2.2", 1))]
-    answers[:] = [ConnectionLost("no name server"), one, ConnectionLost("no name server"), two, NotFound("no host")]
+    answers[:] = [ConnectionLost("no name server"), one, ConnectionLost("no name server"), two, ReadFailed("no host")]
     with pytest.raises(ConnectionLost):
         names(nas)
     assert [names(nas) for _ in range(3)] == [one, one, two]
-    with pytest.raises(NotFound):
+    with pytest.raises(ReadFailed, match="no host"):
         names(nas)
 
 

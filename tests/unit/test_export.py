@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
@@ -385,9 +386,41 @@ def test_what_cannot_be_asked_for(tmp_path: Path, options: ConvertOptions, what:
     assert os.listdir(tmp_path) == []
 
 
-def test_nothing_is_no_disk(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="0 bytes"):
-        convert(Slice(Sparse(MIB, {}), 0, 0), str(tmp_path / "out"), ConvertOptions("raw"))
+@pytest.mark.parametrize("format_", ["raw", "qcow2"])
+def test_a_disk_of_no_bytes(format_: str, tmp_path: Path) -> None:
+    """Oracle: qemu-img, which writes the same."""
+    need("qemu-img")
+    convert(Slice(Sparse(MIB, {}), 0, 0), str(tmp_path / "out"), ConvertOptions(format_, sha256=True))
+    run("qemu-img", "create", "-f", format_, tmp_path / "theirs", 0)
+    run("qemu-img", "compare", "-f", format_, "-F", format_, tmp_path / "out", tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("format_", ["vmdk-stream", "vhdx"])
+def test_formats_that_hold_no_disk_of_no_bytes(format_: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="0 bytes"):
+        convert(Slice(Sparse(MIB, {}), 0, 0), str(tmp_path / "out"), ConvertOptions(format_))
+    assert os.listdir(tmp_path) == []
+
+
+class Slow(Sparse):
+    """Answers a read when three are waiting: who asks one after the other would never get one."""
+
+    def __init__(self, size: int, data: dict[int, bytes]) -> None:
+        super().__init__(size, data)
+        self.together = threading.Barrier(3, timeout=60)
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        self.together.wait()
+        super().readinto(offset, buffer)
+
+
+@pytest.mark.parametrize("format_", ["raw", "qcow2"])
+def test_a_server_is_asked_for_several_pieces_at_a_time(format_: str, tmp_path: Path) -> None:
+    size = 12 * BATCH
+    data = {0: random.Random(5).randbytes(size)}
+    convert(Slow(size, data), str(tmp_path / "slow"), ConvertOptions(format_, readers=3))
+    convert(Sparse(size, data), str(tmp_path / "plain"), ConvertOptions(format_))
+    assert (tmp_path / "slow").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
 def test_zstd_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

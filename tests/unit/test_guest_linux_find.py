@@ -235,7 +235,7 @@ DISCOVERABLE = [
 ]
 
 
-def test_discoverable_partitions_where_no_fstab_names_any() -> None:
+def test_discoverable_partitions() -> None:
     found = {mount.path: mount.volume for mount in only(DISCOVERABLE).mounts}
     numbers = {path: int(volume.rpartition("-")[2], 16) for path, volume in found.items() if volume and path != "/var"}
     assert numbers == {"/": 1, "/home": 2, "/var/tmp": 6, "/boot": 7, "/efi": 8}
@@ -251,10 +251,15 @@ def test_a_var_of_another_machine_and_an_esp_without_a_folder() -> None:
     assert with_boot == ["/", "/boot", "/efi"]
 
 
-def test_an_fstab_that_names_volumes_is_all_there_is() -> None:
-    root = gpt(system(fstab=b"UUID=x /srv ext4\n", home={}, srv={}), 1, "x")
+def test_an_fstab_takes_places_and_volumes_and_leaves_the_others() -> None:
+    """As systemd-gpt-auto-generator(8) does it: what is named is not mounted by its type too."""
+    fstab = f"UUID=x /srv ext4\nPARTUUID={uuid.UUID(int=6)} /data ext4\n".encode()
+    root = gpt(system(fstab=fstab, home={}, srv={}, data={}), 1, "x")
     other = candidate({}, "mbr:1-01", uuid="x")
-    assert [mount.path for mount in only([root, other, DISCOVERABLE[1]]).mounts] == ["/", "/srv"]
+    found = {mount.path: mount.volume for mount in only([root, other, *DISCOVERABLE[1:6]]).mounts}
+    assert list(found) == ["/", "/data", "/home", "/srv", "/var"]
+    assert found["/srv"] == "mbr:1-01" and found["/data"] == DISCOVERABLE[5].volume.id
+    assert found["/home"] == DISCOVERABLE[1].volume.id
 
 
 def test_a_folder_that_cannot_be_read_is_not_taken_for_empty() -> None:

@@ -14,10 +14,10 @@ from contract.memory_filesystem import MemoryFileSystem
 from mntapi.errors import Corrupt, ReadFailed, Unsupported
 from mntapi.guests.files import read_text
 from mntapi.guests.finder import find_guests
+from mntapi.guests.linux import snapshots
 from mntapi.guests.linux.fstab import Mounting
 from mntapi.guests.linux.mounts import mount_point, subvolume_of
 from mntapi.guests.linux.roots import MAX_SUBVOLUMES
-from mntapi.guests.linux.snapshots import MAX_SNAPSHOTS
 from mntapi.guests.subvolumes import catalog_of, name_of, shown_by, top_of
 from mntapi.guests.types import Guest, MountKind, MountPoint, PointInTime
 from mntapi.session.guest_tree import assemble
@@ -261,13 +261,29 @@ def test_read_only_snapshots_are_beside_what_they_are_of() -> None:
     assert told == [("/", "of-root", 5), ("/home", "of-home", 6), ("/", "sibling", 7), ("/home", "id:264", 8)]
 
 
-def test_the_mounts_of_one_line_share_its_snapshots() -> None:
+def test_the_mounts_of_one_line_share_its_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "MAX_SNAPSHOTS", 1024)
     one = MemorySubvolume
     many = [one(f"s{number}", 300 + number, snapshot_of=1, created_ns=number, is_read_only=True) for number in range(2000)]
     fstab = "UUID=b / btrfs subvol=@\n" + "".join(f"UUID=b /m{number} btrfs subvol=@\n" for number in range(1000))
     (guest,) = guests({"@": system(fstab=fstab)}, [one("@", 256, own=1), *many])
     assert len(guest.mounts) == 1001 and {point.path for point in guest.snapshots} == {"/"}
-    assert len(guest.snapshots) == MAX_SNAPSHOTS
+    assert len(guest.snapshots) == 1024
+    assert guest.reasons == ("more than 1024 snapshots of btrfs: the others are not listed beside the live files",)
+
+
+def test_snapshots_that_are_too_many_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each maker as many as the limit, and a reason."""
+    monkeypatch.setattr(snapshots, "MAX_SNAPSHOTS", 2)
+    numbered = {str(number): {"info.xml": INFO, "snapshot": {"etc": {}}} for number in range(1, 4)}
+    dated = {f"2026-11-0{day}_02-00-00": {"info.json": b"{}", "localhost": {}} for day in range(1, 4)}
+    tree = system(fstab="UUID=b / btrfs subvol=@\n") | {".snapshots": numbered}
+    (guest,) = guests({"@": tree}, [MemorySubvolume("@", 256, own=1)])
+    assert [point.folder for point in guest.snapshots] == ["/.snapshots/1/snapshot", "/.snapshots/2/snapshot"]
+    assert [reason.partition(":")[0] for reason in guest.reasons] == ["more than 2 snapshots of Snapper"]
+    backup = MemoryFileSystem({"timeshift": {"snapshots": dated}})
+    (guest,) = find_guests([candidate(MemoryFileSystem(system()), "mbr:1-01"), candidate(backup, "mbr:1-02")])
+    assert [reason.partition(":")[0] for reason in guest.reasons] == ["more than 2 snapshots of Timeshift"]
 
 
 INFO = b"<date>2026-11-01 02:00:00</date>"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from contract.guest_sets import bind, linux, mount, tree_of, windows
 from contract.memory_filesystem import MemoryFileSystem
 from mntapi.errors import Corrupt, MntapiError, NotADirectory, NotFound, ReadFailed, Unsupported
+from mntapi.guests.files import LinkLoop
 from mntapi.guests.types import Guest, MountKind, MountPoint
 from mntapi.session.guest_tree import GuestTree, ShownTree, shown
 from mntapi.session.guest_tree.shown import Stale
@@ -52,7 +53,7 @@ class Kernel:
             target = self.shown.readlink(node)
             assert not target.startswith("/"), "out of the mount"
             todo.extend(target.split("/")[::-1])
-        raise Corrupt("too many symbolic links")
+        raise LinkLoop("too many symbolic links")
 
 
 def paths(tree: GuestTree, top: str = "", depth: int = 4) -> list[str]:
@@ -68,7 +69,7 @@ def paths(tree: GuestTree, top: str = "", depth: int = 4) -> list[str]:
 def outcome(find: object, *arguments: object) -> object:
     try:
         return find(*arguments)
-    except (NotFound, NotADirectory, Corrupt):
+    except (NotFound, NotADirectory, LinkLoop):
         return None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mntapi.errors import Corrupt, Denied, MntapiError, NotFound
+from mntapi.errors import Corrupt, Denied, Invalid, IsADirectory, MntapiError, NotADirectory, NotFound
 from mntapi.kernel import arguments, memory
 from mntapi.keys import Key, KeyKind, Keys, Secret
 from mntapi.session import keybroker
@@ -131,17 +131,45 @@ def test_folders_and_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(NotFound, match="no such folder of keys"):
         KeyFolder(str(tmp_path / "none"))
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(Denied, match="folder of keys"):
+    with pytest.raises(NotADirectory, match="MNTAPI_KEYS names a folder") as caught:
         KeyFolder(str(tmp_path / "file"))
+    assert caught.value.hint is not None and f"--key '*:{tmp_path}/file'" in caught.value.hint
     with pytest.raises(NotFound, match="no such key file"):
         read_key_file(str(tmp_path / "none"), KeyKind.PASSPHRASE, None)
-    with pytest.raises(Denied, match="cannot be read"):
+    with pytest.raises(IsADirectory, match="is a folder, not a key file"):
         read_key_file(str(tmp_path), KeyKind.PASSPHRASE, None)
+    with pytest.raises(Invalid, match="is empty"):
+        read_key_file(str(tmp_path / "file"), KeyKind.PASSPHRASE, None)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(Denied, match="the key file cannot be read"):
+        read_key_file(str(tmp_path / "loop"), KeyKind.PASSPHRASE, None)
+    with pytest.raises(Denied, match="folder of keys cannot be read"):
+        KeyFolder(str(tmp_path / "loop"))
     monkeypatch.setattr(session_keys, "MAX_KEY", 100)
-    (tmp_path / "long").write_bytes(bytes(101))
-    with pytest.raises(Corrupt, match="too long"):
+    (tmp_path / "long").write_bytes(b"LUKS\xba\xbe".ljust(101, b"\0"))
+    with pytest.raises(Invalid, match="too long"):
         read_key_file(str(tmp_path / "long"), KeyKind.PASSPHRASE, None)
     assert len(read_key_file(str(tmp_path / "long"), KeyKind.HEADER, None).secret.reveal()) == 101
+
+
+@pytest.mark.parametrize(
+    ("content", "is_header"),
+    [
+        (b"LUKS\xba\xbe\0\2", True),
+        (bytes(0x4000) + b"SKUL\xba\xbe", True),
+        (b"hunter2\n", False),
+        (b"!".ljust(0x4000, b"\0") + b"SKUL\xba\xbe", False),
+        (bytes(4096), False),
+    ],
+)
+def test_a_header_in_a_file(tmp_path: Path, content: bytes, is_header: bool) -> None:
+    path = tmp_path / "x.header"
+    path.write_bytes(content)
+    if is_header:
+        assert read_key_file(str(path), KeyKind.HEADER, "disk0").secret.reveal() == content
+    else:
+        with pytest.raises(Invalid, match=r"x\.header: is no LUKS header"):
+            read_key_file(str(path), KeyKind.HEADER, "disk0")
 
 
 def test_a_key_from_a_pipe(tmp_path: Path) -> None:
@@ -188,9 +216,10 @@ def test_keys_travel(ends: tuple[Channel, Channel]) -> None:
         (passphrase(b"one", "disk0p1"), passphrase(b"", "disk0p1"), header, passphrase(b"two", "disk0p2")),
         ask=lambda volume, wants: [passphrase(f"{volume}|{wants}".encode())],
         tell=lambda *words: told.append(words),
+        wait=lambda *words: told.append(words),
     )
     broker = KeyBroker(OpenOptions(keys=given, passphrases=("of an image \udcff",)))
-    thread = serving(broker, command, 5)
+    thread = serving(broker, command, 6)
     keys = brokered_keys(worker, 5)
     assert keys.memory == 5
     assert revealed(keys.of("disk0p1", kind=KeyKind.PASSPHRASE)) == [
@@ -200,8 +229,9 @@ def test_keys_travel(ends: tuple[Channel, Channel]) -> None:
     (received,) = keys.of("disk0p1", kind=KeyKind.HEADER)
     assert received.secret.reveal() == b"h" * (20 << 20)
     assert revealed(keys.asked("disk0p9", "a key")) == [("passphrase", b"disk0p9|a key", None)]
+    keys.announce("disk0p9", "takes a while")
     keys.give_up("disk0p9", "wrong key")
-    assert told == [("disk0p9", "wrong key; it stays locked")]
+    assert told == [("disk0p9", "takes a while"), ("disk0p9", "wrong key; it stays locked")]
     assert brokered_passphrases(worker) == ("of an image \udcff",)
     thread.join()
     send_keys(command, [passphrase(b"secret words")])
@@ -228,6 +258,10 @@ def test_what_a_worker_cannot_have(ends: tuple[Channel, Channel], monkeypatch: p
     broker.answer(command, {"op": "keys", "names": "disk0", "kind": None})
     with pytest.raises(Corrupt, match="without a name"):
         receive_keys(worker)
+    for names in (["x"] * 17, ["x" * 1001]):
+        broker.answer(command, {"op": "keys", "names": names, "kind": None})
+        with pytest.raises(Corrupt, match="too many names"):
+            receive_keys(worker)
     broker.answer(command, {"op": "keys", "names": ["disk0"], "kind": "unheard-of"})
     assert receive_keys(worker) == []
     broker.answer(command, {"op": "ask", "volume": "x", "wants": "nobody is there", "is_last": True})
@@ -236,7 +270,7 @@ def test_what_a_worker_cannot_have(ends: tuple[Channel, Channel], monkeypatch: p
     for count in (1, 0):
         broker.answer(command, {"op": "ask", "volume": "x", "wants": "y"})
         assert len(receive_keys(worker)) == count
-    monkeypatch.setattr(keybroker, "MAX_REQUESTS", 5)
+    monkeypatch.setattr(keybroker, "MAX_REQUESTS", 7)
     with pytest.raises(Corrupt, match="too many keys"):
         broker.answer(command, {"op": "ask"})
 
@@ -263,7 +297,7 @@ def test_an_error_of_the_folder_travels(ends: tuple[Channel, Channel], tmp_path:
     command, worker = ends
     (tmp_path / "disk0.key").mkdir()
     thread = serving(KeyBroker(OpenOptions(keys=Keys(find=KeyFolder(str(tmp_path)).find))), command, 1)
-    with pytest.raises(MntapiError, match="key file cannot be read"):
+    with pytest.raises(MntapiError, match="is a folder, not a key file"):
         list(brokered_keys(worker, 1).of("disk0"))
     thread.join()
 

@@ -4,9 +4,12 @@ cryptography sector by sector, the ISO vector of Whirlpool, and libgcrypt agains
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -209,11 +212,29 @@ def test_hashes() -> None:
     assert hash_function("sha3-256")(b"x") == hashlib.sha3_256(b"x").digest()
     assert hash_function("sha256")(b"x") == hashlib.sha256(b"x").digest()
     assert pbkdf2("sha3-256", b"x", b"y", 2, 8) == hashlib.pbkdf2_hmac("sha3_256", b"x", b"y", 2, 8)
+    for name, constructor in (("blake2b-512", hashlib.blake2b), ("blake2s-256", hashlib.blake2s)):
+        assert hash_function(name)(b"x") == constructor(b"x").digest()
+        block = hmac.digest(b"x", b"y\0\0\0\1", constructor)
+        assert pbkdf2(name, b"x", b"y", 1, len(block)) == block
     for name in ("md5", "shake_128", "sha-256", "", "\x1b"):
         with pytest.raises(Unsupported, match="hash that is not read"):
             hash_function(name)
         with pytest.raises(Unsupported, match="hash that is not read"):
             pbkdf2(name, b"", b"", 1, 1)
+
+
+@needs_libgcrypt
+@pytest.mark.parametrize(
+    ("name", "constructor", "bits"),
+    [("blake2b", hashlib.blake2b, bits) for bits in (160, 256, 384)]
+    + [("blake2s", hashlib.blake2s, bits) for bits in (128, 160, 224)],
+)
+def test_hashes_that_were_cut_off(name: str, constructor: Callable[..., Any], bits: int) -> None:
+    """Against Python's own, which has them for hashing only; PBKDF2 by its definition for one block and one round."""
+    make = partial(constructor, digest_size=bits // 8)
+    assert hash_function(f"{name}-{bits}")(b"x") == make(b"x").digest()
+    block = hmac.new(b"x", b"y\0\0\0\1", lambda content=b"": make(content)).digest()
+    assert pbkdf2(f"{name}-{bits}", b"x", b"y", 1, len(block)) == block
 
 
 @needs_libgcrypt

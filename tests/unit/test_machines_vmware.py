@@ -288,7 +288,17 @@ def test_ovf_nvme_and_a_disk_that_is_empty_or_a_plain_file() -> None:
         (ovf(disks=DISKS, items=drive(1, 1, 3, 0)), Corrupt, "machine"),
         (ovf(items=item(17, 1, HostResource="http://x/y")), Unsupported, "backing"),
         (ovf(files='<File id="file1" href="https://x/y.vmdk"/>', disks=DISKS, items=drive(1, 1, 3, 0)), Unsupported, "remote"),
-        (ovf(files='<File id="file1" href="y" chunkSize="9"/>', disks=DISKS, items=drive(1, 1, 3, 0)), Unsupported, "chunks"),
+        (
+            ovf(files='<File id="file1" href="y" chunkSize="9" compression="gzip"/>', disks=DISKS, items=drive(1, 1, 3, 0)),
+            Unsupported,
+            "chunks",
+        ),
+        (ovf(files='<File id="file1" href="y" chunkSize="-9"/>', disks=DISKS, items=drive(1, 1, 3, 0)), Corrupt, "machine"),
+        (
+            ovf(files='<File id="file1" href="y" chunkSize="9" size="x"/>', disks=DISKS, items=drive(1, 1, 3, 0)),
+            Corrupt,
+            "machine",
+        ),
         ("<Other/>", Corrupt, "machine"),
         ("<Envelope>", Corrupt, "xml"),
         ("", Corrupt, "xml"),
@@ -322,7 +332,7 @@ def test_is_machine(head: bytes, name: str, expected: bool) -> None:
     assert is_machine(head, name) is expected
 
 
-@pytest.mark.parametrize(("name", "kind"), [("x.vmcx", "Hyper-V"), ("x.vbox", "VirtualBox"), ("x.vmsd", "snapshots")])
+@pytest.mark.parametrize(("name", "kind"), [("x.vmcx", "Hyper-V"), ("x.vmsd", "snapshots")])
 def test_kinds_that_are_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=kind) as caught:
         machine_of(tmp_path, b"\x01\0\0\0" * 20, name)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import struct
 from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
 
-from contract.md_builder import DATA_OFFSET, UUID_TEXT, member0, member1, version1
+from contract.md_builder import UUID_TEXT, member0, member1, version1
 from contract.raid_model import Memory, content, parity_members
 from mntapi.blocks import read
 from mntapi.errors import Corrupt, ReadFailed, Unsupported
@@ -171,32 +170,6 @@ def test_a_member_being_rebuilt() -> None:
     assert read(alone.blocks, 0, 8192) == DATA[:8192]
     with pytest.raises(ReadFailed, match="not rebuilt that far"):
         read(alone.blocks, 8192, 1)
-
-
-def test_bad_blocks() -> None:
-    """What a member lists as bad is read from the other, overlapping and strange entries included."""
-    start = DATA_OFFSET // 512
-    log = struct.pack("<6Q", start << 10 | 8, start + 4 << 10 | 8, 3 << 10 | 8, start + 120 << 10 | 511, 1 << 60, (1 << 64) - 1)
-    bad = bytearray(DATA)
-    bad[: 12 * 512] = bytes(12 * 512)
-    bad[120 * 512 :] = bytes(8 * 512)
-    first = mirror(0, bytes(bad), features=8, log_size=8, log_offset=8, log=log)  # type: ignore[arg-type]
-    volume = array(first, mirror(1))
-    assert volume.state is VolumeState.OK
-    assert read(volume.blocks, 0, volume.size) == DATA
-    alone = array(first)
-    assert alone.state is VolumeState.INCOMPLETE
-    assert read(alone.blocks, 12 * 512, 108 * 512) == DATA[12 * 512 : 120 * 512]
-    with pytest.raises(ReadFailed, match="bad blocks"):
-        read(alone.blocks, 0, 512)
-
-
-def test_a_bad_block_log_that_is_gone() -> None:
-    """What of the member may be believed is not known, so nothing of it is."""
-    volume = array(mirror(0, bytes(len(DATA)), features=8, log_size=8, log_offset=1 << 20), mirror(1))
-    assert volume.state is VolumeState.DEGRADED
-    assert "member 0 (disk0) cannot be used: the MD bad block log is past the end" in text(volume)
-    assert read(volume.blocks, 0, volume.size) == DATA
 
 
 def test_a_member_that_is_cut_off() -> None:

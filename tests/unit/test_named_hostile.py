@@ -20,7 +20,10 @@ from mntapi.types import Volume, VolumeState
 from mntapi.volumes import named
 from mntapi.volumes.named import at_end, bcache, drbd, kinds, single, zfs
 from mntapi.volumes.names import MAX_NAME, component_name
-from mntapi.volumes.scan import scan
+from mntapi.volumes.scan import find_volumes, scan
+from unit.lvm_builder import EXTENT, group_text, linear
+from unit.lvm_builder import disk as physical_volume
+from unit.lvm_builder import volume as logical
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "named"
 KIB, MIB = 1 << 10, 1 << 20
@@ -246,6 +249,19 @@ def test_drbd_behind_its_peer() -> None:
     _, content = described(drbd_device((56, b"\0\0\0\1"), (40, b"\x11" * 8)))
     assert (content.id, content.state) == ("drbd:1111111111111111", VolumeState.INCOMPLETE)
     assert content.reason == "this node's copy is not up to date: another node has newer content"
+
+
+def test_drbd_in_the_last_logical_volume() -> None:
+    """The physical volume ends as the logical one does, and is no DRBD device; one whose label is damaged lies inside."""
+    inner = golden("drbd-v08-current")
+    extents = len(inner) // EXTENT
+    text = group_text(logical("data", linear(0, extents, "pv0", 0)), physical=("pv0",), extents=extents)
+    content = physical_volume("pv0", text, extents=extents)[: -len(inner)] + inner
+    (found,), containers = find_volumes([Memory(content)])
+    assert [one.kind for one in (*containers, found)] == ["disk", "lvm", "drbd"]
+    assert read(found.blocks, 0, found.size) == inner[: found.size]
+    assert not at_end.claims(volume(content))
+    assert at_end.claims(volume(patched(content, (512 + 100, b"damaged"))))
 
 
 def test_drbd_on_nothing() -> None:

@@ -175,7 +175,7 @@ GREETING = b"NBDMAGICIHAVEOPT\0\3"
     [
         (b"", ReadFailed, "closed the connection"),
         (GREETING, ReadFailed, "closed the connection"),
-        (b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n", Corrupt, "no NBD server"),
+        (b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n", ReadFailed, "no NBD server"),
         (b"NBDMAGIC" + bytes.fromhex("0000420281861253") + bytes(136), Unsupported, "old style"),
         (b"NBDMAGICIHAVEOPT\0\0", NotFound, "hung up on the export 'disk'"),
         (GREETING + option_reply(9, 1), Corrupt, "not asked"),
@@ -431,7 +431,7 @@ def test_a_server_that_is_away_for_a_while(server: FakeNbd) -> None:
 
     blocks = NbdBlocks.open(URL, connect=connect, patience=0)
     server.hang_up()
-    away.append(NotFound("there is no host 'fake.example'"))
+    away.append(ReadFailed("there is no host 'fake.example'"))
     with pytest.raises(ReadFailed, match="cannot be connected to again: there is no host") as caught:
         read(blocks, 0, 512)  # EIO: a disk in use is not a missing file
     assert caught.value.reason == "unreachable"
@@ -440,7 +440,7 @@ def test_a_server_that_is_away_for_a_while(server: FakeNbd) -> None:
 
 
 def test_a_read_waits_for_a_server_that_comes_back(server: FakeNbd) -> None:
-    refusals = [NotFound("there is no socket")] * 5
+    refusals = [ReadFailed("there is no socket")] * 5
 
     def connect(endpoint: Endpoint) -> socket.socket:
         if refusals and server.connections:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mntapi.errors import Corrupt, MntapiError, Unsupported
+from mntapi.errors import Corrupt, MntapiError, ReadFailed, Unsupported
 from mntapi.remote import nbd_protocol as nbd
 from mntapi.units import MIB
 
@@ -22,8 +22,8 @@ def test_greeting() -> None:
 @pytest.mark.parametrize(
     ("raw", "error"),
     [
-        (b"HTTP/1.1 400 Bad R", Corrupt),
-        (b"NBDMAGICIHAVEOPS\0\3", Corrupt),
+        (b"HTTP/1.1 400 Bad R", ReadFailed),
+        (b"NBDMAGICIHAVEOPS\0\3", ReadFailed),
         (b"NBDMAGIC" + bytes.fromhex("0000420281861253") + b"\0\0", Unsupported),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contract.nbd_fake import FakeNbd
 from mntapi.blocks import HostFile, read
-from mntapi.errors import Denied, Invalid, MntapiError, NotFound, Unsupported
+from mntapi.errors import Denied, Invalid, MntapiError, ReadFailed, Unsupported
 from mntapi.remote.dial import dial
 from mntapi.remote.opener import RemoteOpener, open_remote
 from mntapi.remote.urls import Endpoint, Url, is_url, neighbour, redacted
@@ -263,7 +263,7 @@ def test_the_opener_remembers_what_it_does_not_show() -> None:
 
 
 def test_where_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no socket"):
+    with pytest.raises(ReadFailed, match="no socket"):
         open_remote(f"nbd+unix:///?socket={tmp_path}/none")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(f"{tmp_path}/deaf")
@@ -278,7 +278,7 @@ def test_where_nobody_listens(tmp_path: Path) -> None:
 
 def test_what_the_system_says_when_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     for fault, error, words in (
-        (socket.gaierror(socket.EAI_NONAME, "unknown"), NotFound, "no host 'h.example'"),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), ReadFailed, "no host 'h.example'"),
         (socket.gaierror(socket.EAI_AGAIN, "try again"), MntapiError, "cannot be looked up: try again"),
         (PermissionError(1, "no"), Denied, "not permitted"),
         (TimeoutError("timed out"), MntapiError, "no answer in time"),
@@ -288,8 +288,9 @@ def test_what_the_system_says_when_connecting(monkeypatch: pytest.MonkeyPatch) -
             raise fault
 
         monkeypatch.setattr(socket, "getaddrinfo", fail)
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=words) as caught:
             dial(Endpoint("h.example", 80))
+        assert caught.value.reason == ("unreachable" if error is not Denied else None)
 
 
 def test_a_failed_setting_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:

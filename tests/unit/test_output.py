@@ -8,6 +8,7 @@ import unicodedata
 import pytest
 
 from mntapi.cli.output import escape, mode_text, shown, table, time_text
+from mntapi.escaping import quoted
 from mntapi.types import FileKind, Node
 from mntapi.units import format_size, parse_size
 
@@ -81,3 +82,9 @@ def test_parse_size(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
+
+
+def test_a_name_in_a_message() -> None:
+    assert (
+        quoted("bad\udcffnone") == "'bad\\xffnone'" and quoted("C:\\a b") == "'C:\\a b'" and quoted("\x1b[2J") == "'\\x1b[2J'"
+    )

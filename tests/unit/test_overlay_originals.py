@@ -18,7 +18,8 @@ from mntapi.images.formats import open_image
 from mntapi.images.qcow2.create import create_overlay
 from mntapi.session import originals
 from mntapi.session.originals import ATTRIBUTE, STATE_DIR_VARIABLE, remember, remembered
-from mntapi.session.overlay import OriginalsOpener, overlay_info
+from mntapi.session.overlay import OriginalsOpener
+from mntapi.session.overlay_file import overlay_info
 from mntapi.types import DiskSpec
 
 

@@ -75,6 +75,19 @@ class Wrap:
             yield _inside(volume, f"wrap:{volume.id}")
 
 
+class Mirror(Pool):
+    """A mirror on a pool; it lacks a copy, which is no loss to it."""
+
+    name = "mirror"
+
+    def claims(self, volume: Volume) -> bool:
+        return volume.kind == "pool"
+
+    def volumes(self, claimed: Sequence[Volume]) -> Iterator[Volume]:
+        for volume in claimed:
+            yield replace(_inside(volume, "mirror:m"), state=VolumeState.DEGRADED, reason="a copy is missing")
+
+
 class Bad:
     """A scheme that claims what begins ``BAD`` and fails in the ways told."""
 
@@ -207,6 +220,12 @@ def test_a_member_inside_an_encrypted_volume(opened) -> None:
 def test_a_missing_member(opened) -> None:
     (volume,) = scan([opened("a", Pool.label(b"data", 0, 2) + b"A" * SECTOR)], [Pool()])
     assert (volume.state, volume.reason) == (VolumeState.INCOMPLETE, "1 members are missing")
+
+
+def test_what_lies_on_a_part_is_no_longer_just_degraded(opened) -> None:
+    (volume,) = scan([opened("a", Pool.label(b"data", 0, 2) + bytes(1 << 10))], (Pool(), Mirror()))
+    assert (volume.kind, volume.state) == ("inside", VolumeState.INCOMPLETE)
+    assert volume.reason == "a copy is missing; lies on data, which is incomplete"
 
 
 def test_an_incomplete_volume_is_looked_into_at_last(opened) -> None:
@@ -352,3 +371,30 @@ def test_a_file_named_to_clash(opened) -> None:
     """A name that looks like a qualified id of other disks."""
     disks = [opened("x/d", bytes(512)), opened("y/d", bytes(512)), opened("d@d", bytes(512))]
     assert len({volume.id for volume in scan(disks)}) == 3
+
+
+def test_snapshots_of_copies_are_of_the_copy_beside_them(opened) -> None:
+    """Whether both are found at once, or one rounds later than the other."""
+
+    class Snapshots(Wrap):
+        name = "snapshots"
+
+        def claims(self, volume: Volume) -> bool:
+            return _begins(volume, b"BASE")
+
+        def volumes(self, claimed: Sequence[Volume]) -> Iterator[Volume]:
+            for volume in claimed:
+                yield _inside(volume, "base")
+                yield replace(_inside(volume, "shot"), details={"base": "base"})
+
+    content = b"BASE".ljust(2 * SECTOR, b"\0")
+    disks = [opened("one", content), opened("two", content), opened("three", Wrap.LABEL + content)]
+    for some, first in ((disks, "base@disk:one"), (disks[::2], "base")):
+        found = scan(some, [Wrap(), Snapshots()])
+        members = {volume.id: volume.members for volume in found}
+        bases = [volume.details["base"] for volume in found if "base" in volume.details]
+        assert bases[0] == first and bases[-1] == "base@wrap:disk:three" and len(set(bases)) == len(some)
+        shots = [volume for volume in found if "base" in volume.details]
+        assert all(members[one.details["base"]] == one.members for one in shots)
+    alone = scan(disks[:1], [Snapshots()])
+    assert [volume.details.get("base") for volume in alone] == [None, "base"]

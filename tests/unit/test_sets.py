@@ -13,6 +13,7 @@ import pytest
 from contract.make_disk import create_encrypted, need, run
 from mntapi import DiskSpec, OpenOptions, open_disks, read
 from mntapi.errors import Corrupt, Denied, NotFound, Unsupported
+from mntapi.session.overruled import overruled
 from mntapi.units import MIB
 
 CONTENT = random.Random(3).randbytes(MIB) + bytes(MIB) + random.Random(4).randbytes(MIB)
@@ -160,3 +161,106 @@ def test_an_encrypted_qcow2_with_its_passphrase(raw: Path, tmp_path: Path) -> No
     with pytest.raises(Unsupported):
         contents(disk)
     assert "pass word" not in repr(OpenOptions(passphrases=("pass word",)))
+
+
+@pytest.fixture
+def chain(raw: Path, tmp_path: Path) -> Path:
+    """v2.vmdk on v1.vmdk, which has a block of its own, on v0.vmdk."""
+    need("qemu-img")
+    run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", raw, tmp_path / "v0.vmdk")
+    run("qemu-img", "create", "-f", "vmdk", "-b", "v0.vmdk", "-F", "vmdk", "v1.vmdk", cwd=tmp_path)
+    run("qemu-io", "-f", "vmdk", "-c", "write -P 7 0 64k", tmp_path / "v1.vmdk")
+    run("qemu-img", "create", "-f", "vmdk", "-b", "v1.vmdk", "-F", "vmdk", "v2.vmdk", cwd=tmp_path)
+    return tmp_path / "v2.vmdk"
+
+
+WITH_V1 = b"\7" * 65536 + CONTENT[65536:]
+"""What v2 shows if no link is passed over."""
+
+
+def set_cid(path: Path, cid: str) -> None:
+    """What a change of a disk does to its descriptor; as many hexadecimal digits as before, whatever their number."""
+    content = path.read_bytes()
+    start = content.index(b"\nCID=") + 5
+    end = content.index(b"\n", start)
+    path.write_bytes(content[:start] + cid.rjust(end - start, "0")[-(end - start) :].encode() + content[end:])
+
+
+@pytest.mark.parametrize("ignore_cid", [False, True])
+def test_the_parent_of_a_middle_link(chain: Path, ignore_cid: bool) -> None:
+    """The file is for the link that lacks its parent: v1 is not passed over."""
+    chain.with_name("v0.vmdk").rename(chain.with_name("new.vmdk"))
+    options = OpenOptions(parent=str(chain.with_name("new.vmdk")), ignore_cid=ignore_cid)
+    assert contents(chain, options=options) == [("vmdk", WITH_V1)]
+    [told] = overruled([DiskSpec(str(chain))], options)
+    assert (
+        "new.vmdk is taken for the parent of" in told and "v1.vmdk as --parent says" in told and "'v0.vmdk' is missing" in told
+    )
+
+
+@pytest.mark.parametrize("ignore_cid", [False, True])
+def test_a_parent_for_one_that_was_changed(chain: Path, ignore_cid: bool) -> None:
+    shutil.copy(chain.with_name("v0.vmdk"), chain.with_name("good.vmdk"))
+    set_cid(chain.with_name("v0.vmdk"), "1")
+    options = OpenOptions(parent=str(chain.with_name("good.vmdk")), ignore_cid=ignore_cid)
+    assert contents(chain, options=options) == [("vmdk", WITH_V1)]
+
+
+def test_a_parent_for_one_that_is_damaged(chain: Path) -> None:
+    shutil.copy(chain.with_name("v1.vmdk"), chain.with_name("good.vmdk"))
+    chain.with_name("v1.vmdk").write_bytes(bytes(4096))
+    assert contents(chain, options=OpenOptions(parent=str(chain.with_name("good.vmdk")))) == [("vmdk", WITH_V1)]
+
+
+def test_a_parent_that_the_chain_has_anyway(chain: Path) -> None:
+    options = OpenOptions(parent=str(chain.with_name("v1.vmdk")))
+    assert contents(chain, options=options) == [("vmdk", WITH_V1)]
+    assert list(overruled([DiskSpec(str(chain))], options)) == []
+
+
+def test_a_parent_in_place_of_one_that_is_there(chain: Path) -> None:
+    """The identifiers keep a link from being passed over; who overrules them as well is told of both."""
+    run("qemu-img", "convert", "-f", "vmdk", "-O", "vmdk", chain.with_name("v0.vmdk"), chain.with_name("copy.vmdk"))
+    set_cid(chain.with_name("copy.vmdk"), "1")
+    options = OpenOptions(parent=str(chain.with_name("copy.vmdk")))
+    with pytest.raises(Corrupt) as caught:
+        contents(chain, options=options)
+    assert caught.value.reason == "cid-mismatch"
+    options = OpenOptions(parent=str(chain.with_name("copy.vmdk")), ignore_cid=True)
+    assert contents(chain, options=options) == [("vmdk", CONTENT)]
+    other, ids = overruled([DiskSpec(str(chain))], options)
+    assert "copy.vmdk is taken" in other and "instead of" in other and "v1.vmdk" in other
+    assert "copy.vmdk is not the disk it was made from" in ids and "expected" in ids and "found 00000001" in ids
+
+
+def test_a_parent_that_is_not_there(chain: Path) -> None:
+    with pytest.raises(NotFound, match=r"absent\.vmdk"):
+        contents(chain, options=OpenOptions(parent=str(chain.with_name("absent.vmdk"))))
+
+
+def test_a_disk_that_is_damaged_itself(chain: Path) -> None:
+    chain.write_bytes(bytes(4096))
+    with pytest.raises(Corrupt, match=r"v2\.vmdk: has the name of a vmdk"):
+        contents(chain, options=OpenOptions(parent=str(chain.with_name("v1.vmdk"))))
+
+
+@pytest.mark.parametrize("backing_format", ["raw", "qcow2"])
+def test_the_backing_file_of_a_middle_link(raw: Path, tmp_path: Path, backing_format: str) -> None:
+    need("qemu-img")
+    run("qemu-img", "convert", "-f", "raw", "-O", backing_format, raw, tmp_path / "q0")
+    run("qemu-img", "create", "-f", "qcow2", "-b", "q0", "-F", backing_format, "q1", cwd=tmp_path)
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", tmp_path / "q1")
+    run("qemu-img", "create", "-f", "qcow2", "-b", "q1", "-F", "qcow2", "q2", cwd=tmp_path)
+    (tmp_path / "q0").rename(tmp_path / "elsewhere")
+    assert contents(tmp_path / "q2", options=OpenOptions(parent=str(tmp_path / "elsewhere"))) == [("qcow2", WITH_V1)]
+
+
+def test_identifiers_that_were_ignored_are_told(chain: Path) -> None:
+    set_cid(chain.with_name("v0.vmdk"), "1")
+    options = OpenOptions(ignore_cid=True)
+    [told] = overruled([DiskSpec(str(chain))], options)
+    assert "v1.vmdk: its parent" in told and "v0.vmdk" in told and "found 00000001" in told
+
+
+def test_nothing_is_told_of_a_chain_without_fault(chain: Path) -> None:
+    assert list(overruled([DiskSpec(str(chain))], OpenOptions(ignore_cid=True))) == []

@@ -72,6 +72,19 @@ def test_a_missing_disk_is_told_once() -> None:
     ]
 
 
+def test_a_disk_that_many_lie_on() -> None:
+    """Of very many volumes the first are named; ``-v`` names them all."""
+    many = [volume(f"vg-{number}", "lvm", state=VolumeState.DEGRADED, reason="PV abc is missing") for number in range(14)]
+    named = ", ".join(one.name for one in many[:12])
+    assert f"       degraded: {named} and 2 more" in list(page(_disk_set(*many), verbose=False))
+    assert f"       degraded: {named}, vg-12, vg-13" in list(page(_disk_set(*many), verbose=True))
+
+
+def test_what_is_said_of_a_volume_that_is_all_right() -> None:
+    told = volume("vg-twin", "lvm", reason="PV abc is there 2 times")
+    assert "vg-twin  PV abc is there 2 times" in list(page(DiskSet([], Found([], [told]), ExitStack()), verbose=False))
+
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -93,6 +106,18 @@ def test_the_picture_says_what_it_is() -> None:
     assert str(description.text).endswith("Volumes: 3 unknown, 1 incomplete.")
     assert _texts(tree)[-3:] == ["something lies on it", "incomplete: a part is missing", "unknown"]
     assert any(text.startswith("lvm · 1.00 MiB · incomplete on disk") for text in _texts(tree))
+
+
+def test_what_a_box_has_no_room_for_stands_beside_it() -> None:
+    """Its own name fits, what it holds does not."""
+    texts = _texts(ElementTree.fromstring(draw(_disk_set(volume("md-0", "md", size=MIB // 4)))))
+    assert texts[texts.index("md-0") + 1] == "md · 256 KiB"
+
+
+def test_one_disk_is_not_several() -> None:
+    disk = Image("a.raw", "raw", DISKS[0].blocks, ())
+    title = ElementTree.fromstring(draw(DiskSet([disk], Found([DISKS[0]], []), ExitStack()))).find(f"{SVG}title")
+    assert title is not None and title.text == "1 disk with 1 volume"
 
 
 def test_boxes_too_narrow_for_their_names_are_named_below() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from mntapi.errors import Busy
 from mntapi.kernel.process import start_time
+from mntapi.session.flushing import is_stopped
 from mntapi.session.journal import ProcessId, Record
-from mntapi.session.teardown import _explained, _is_stopped, _state
+from mntapi.session.teardown import _explained, _state
 
 
 def record_of(pid: int) -> Record:
@@ -40,10 +41,10 @@ def test_what_is_seen_or_is_no_use_stays(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_process_that_has_ended() -> None:
     process = subprocess.Popen(["sleep", "60"])
     record = record_of(process.pid)
-    assert record.worker is not None and not _is_stopped(record.worker)
+    assert record.worker is not None and not is_stopped(record.worker)
     process.kill()
     process.wait()
-    assert not _is_stopped(record.worker)
+    assert not is_stopped(record.worker)
     assert _state(record) == ("dead", "its worker has ended")
     record = record_of(os.getpid())
     assert _state(record) == ("dead", "nothing of it is mounted any more")

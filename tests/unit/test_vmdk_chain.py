@@ -119,8 +119,9 @@ def test_content_ids_are_compared(tmp_path: Path) -> None:
 
 
 def test_a_parent_that_is_no_vmdk(tmp_path: Path) -> None:
-    (tmp_path / "base.vmdk").write_bytes(b"\x55" * SIZE)
-    refused(delta(tmp_path, "base.vmdk"), Unsupported, None)
+    for name, kind, reason in (("base.bin", Unsupported, None), ("base.vmdk", Corrupt, "signature-missing")):
+        (tmp_path / name).write_bytes(b"\x55" * SIZE)
+        refused(delta(tmp_path, name), kind, reason)
 
 
 @pytest.mark.parametrize("size", [40 * SECTOR, 100 * SECTOR])

@@ -5,8 +5,8 @@ with their old folders. Start reading at ``filesystem.py``; ``superblock.py``, `
 and ``attributes.py`` are in the order a path is walked; ``described.py`` is where what a version 5 says of itself is verified,
 ``inode_table.py`` does so for many inodes at once, ``groups.py`` counts what is free. A log that is not empty is replayed in
 memory, by ``recovery.py``: ``log.py`` finds the records that count, ``transactions.py`` puts together what is in them,
-``items.py`` says what it means, ``logged_inode.py``, ``owners.py`` and ``stamps.py`` know the parts, and ``changes.py`` is the
-layer that the reader then reads.
+``items.py`` says what it means, ``logged_inode.py``, ``owners.py``, ``moves.py`` and ``stamps.py`` know the parts, and
+``changes.py`` is the layer that the reader then reads.
 Always true: in version 5 nothing is believed whose checksum, place, owner or UUID is wrong, which costs that object only;
 holes and unwritten extents read as zeros, as in the kernel; whatever contradicts the format raises Corrupt with its byte on
 the volume.

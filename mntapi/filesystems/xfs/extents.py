@@ -7,7 +7,7 @@ Source: XFS Algorithms & Data Structures, chapter "Data Extents"; Linux fs/xfs/l
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mntapi.errors import Corrupt, Unsupported
@@ -91,13 +91,7 @@ class Extents:
 
     def runs(self, fork: Fork, owner: int, size: int, *, end: int = MAX_OFFSET) -> RunList:
         """Its run list, of ``size`` bytes or more; extents from byte ``end`` on are left out. Raises as ``extents``."""
-        runs = RunList()
-        for offset, length, source, is_unwritten in self.extents(fork, owner):
-            if offset < end:
-                runs.pad(offset)
-                runs.add(length, None if is_unwritten else source)
-        runs.pad(size)
-        return runs
+        return run_list((extent for extent in self.extents(fork, owner) if extent.offset < end), size)
 
     def mapped(self, fork: Fork, owner: int, *, end: int = MAX_OFFSET) -> Mapped:
         """Its bytes, where they are metadata. Raises as ``extents``."""
@@ -151,6 +145,16 @@ class Extents:
                 found=f"level {found}, {count} entries",
             )
         return raw, place, count
+
+
+def run_list(extents: Iterable[Extent], size: int) -> RunList:
+    """The run list of extents, which ascend, of ``size`` bytes or more. Raises Unsupported where they are too many."""
+    runs = RunList()
+    for offset, length, source, is_unwritten in extents:
+        runs.pad(offset)
+        runs.add(length, None if is_unwritten else source)
+    runs.pad(size)
+    return runs
 
 
 class Mapped:

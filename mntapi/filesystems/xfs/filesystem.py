@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from mntapi.blocks import Cache
 from mntapi.errors import Corrupt, MntapiError, Unsupported
@@ -13,10 +13,11 @@ from mntapi.filesystems.runs import RunBlocks
 from mntapi.filesystems.xfs import attributes
 from mntapi.filesystems.xfs.described import REMOTE, Metadata
 from mntapi.filesystems.xfs.directory import INDEX_AT, list_blocks, list_short
-from mntapi.filesystems.xfs.extents import Extents
+from mntapi.filesystems.xfs.extents import Extents, run_list
 from mntapi.filesystems.xfs.groups import Counts, count
 from mntapi.filesystems.xfs.inode import Format, Inode, parse_inode
 from mntapi.filesystems.xfs.inode_table import InodeTable
+from mntapi.filesystems.xfs.moves import Move, gained, moved
 from mntapi.filesystems.xfs.recovery import replay
 from mntapi.filesystems.xfs.superblock import Superblock, find_superblock
 from mntapi.types import Blocks, Capacity, Entry, FileKind, Node, Signature
@@ -42,8 +43,8 @@ def open_filesystem(blocks: Blocks, signature: Signature) -> XfsFileSystem:
     if not signature.dirty:
         return XfsFileSystem(blocks, superblock, signature.kind)
     try:
-        volume, unreplayed = replay(blocks, superblock)
-        found = XfsFileSystem(volume, find_superblock(volume), signature.kind, is_replayed=True)
+        volume, moves, unreplayed = replay(blocks, superblock)
+        found = XfsFileSystem(volume, find_superblock(volume), signature.kind, moves)
     except MntapiError as error:
         found = XfsFileSystem(blocks, superblock, signature.kind)
         unreplayed = f"the log cannot be replayed: {error}"
@@ -54,11 +55,15 @@ def open_filesystem(blocks: Blocks, signature: Signature) -> XfsFileSystem:
 class XfsFileSystem:
     """One XFS file system. Thread-safe; borrows the volume."""
 
-    def __init__(self, volume: Blocks, superblock: Superblock, kind: str, *, is_replayed: bool = False) -> None:
+    def __init__(
+        self, volume: Blocks, superblock: Superblock, kind: str, moves: Mapping[int, Sequence[Move]] | None = None
+    ) -> None:
+        """``moves``: what the replayed log left to be done to files' maps; None where no log was replayed."""
         self.kind = kind
         self.unreplayed: str | None = None
         """Why the newest changes may be missing: what is in the log could not be replayed."""
-        self._is_replayed = is_replayed
+        self._is_replayed = moves is not None
+        self._moves = moves or {}
         self._volume = volume
         self._sb = superblock
         self._uuid = superblock.uuid if superblock.version == 5 else None
@@ -82,7 +87,7 @@ class XfsFileSystem:
             found.uid,
             found.gid,
             found.links,
-            found.blocks * self._sb.block_size,
+            found.blocks * self._sb.block_size + gained(self._moves.get(inode, ())),
             found.mtime_ns,
             found.atime_ns,
             found.ctime_ns,
@@ -106,7 +111,8 @@ class XfsFileSystem:
                 hint="only the kernel reads them, with -o rtdev=",
                 reason=REALTIME,
             )
-        return RunBlocks(self._volume, self._extents.runs(inode.data, file.inode, inode.size), inode.size)
+        extents = moved(self._extents.extents(inode.data, file.inode), self._moves.get(file.inode, ()))
+        return RunBlocks(self._volume, run_list(extents, inode.size), inode.size)
 
     def readlink(self, link: Node) -> str:
         check_is_link(link)

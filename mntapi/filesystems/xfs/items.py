@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mntapi.errors import Corrupt, Unsupported
+from mntapi.filesystems.xfs.moves import owners_of
 from mntapi.filesystems.xfs.transactions import Item, Region
 from mntapi.units import SECTOR
 
@@ -26,8 +27,6 @@ _INODE_SHORT = struct.Struct("<4xI2HQ16sq2i")
 _CREATED = struct.Struct(">4x6I")
 """Big-endian, unlike all others."""
 _ID = struct.Struct("<8xQ")
-_MAPPED = struct.Struct("<Q24x")
-_MAPPED_AT = 16
 _EXCHANGED = struct.Struct("<16x2Q")
 _ATTRIBUTE = struct.Struct("<16xQI")
 _PARENTS = (4, 5, 6)
@@ -207,7 +206,7 @@ def inodes_of(item: Item) -> set[int]:
     """Which inodes an announced change is about; none if nobody is shown what it changes."""
     raw = item.regions[0]
     if item.kind == Kind.BUI:
-        return {owner for (owner,) in _MAPPED.iter_unpack(raw[_MAPPED_AT : len(raw) - (len(raw) - _MAPPED_AT) % _MAPPED.size])}
+        return owners_of(raw)
     if item.kind == Kind.XMI:
         return set(_EXCHANGED.unpack_from(_whole(item, _EXCHANGED)))
     number, operation = _ATTRIBUTE.unpack_from(_whole(item, _ATTRIBUTE))

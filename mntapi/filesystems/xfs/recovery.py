@@ -2,9 +2,9 @@
 
 Nothing is written to the volume: ``replay`` makes a layer over it that the reader reads instead. The log is walked twice,
 for a buffer that became free later must not be changed: its blocks may have been used for a file's contents since. What was
-half done (extents to be freed, removed inodes) changes no file and stays so. A folder's block that lies in several pieces on
-the volume is logged piece by piece, and then has no right checksum: reading that folder is an error, where Linux does not
-mount at all.
+half done stays so where that changes no file (extents to be freed, removed inodes); where a piece of a file was being moved,
+the reader is told where it belongs (``moves.py``). A folder's block that lies in several pieces on the volume is logged piece
+by piece, and then has no right checksum: reading that folder is an error, where Linux does not mount at all.
 
 Source: Linux fs/xfs/xfs_log_recover.c; fs/xfs/xfs_buf_item_recover.c; fs/xfs/xfs_inode_item_recover.c;
 fs/xfs/xfs_icreate_item.c; fs/xfs/libxfs/xfs_ialloc.c ``xfs_ialloc_inode_init``.
@@ -39,6 +39,7 @@ from mntapi.filesystems.xfs.items import (
 from mntapi.filesystems.xfs.log import Log
 from mntapi.filesystems.xfs.logged_inode import is_newer as is_newer_inode
 from mntapi.filesystems.xfs.logged_inode import replayed
+from mntapi.filesystems.xfs.moves import Move, parse_move
 from mntapi.filesystems.xfs.owners import OWNER_AT, blocks_of_tree
 from mntapi.filesystems.xfs.stamps import is_newer, stamp_of
 from mntapi.filesystems.xfs.superblock import Superblock
@@ -57,14 +58,25 @@ _LAST = 0xFFFFFFFF
 """Ends the list of removed inodes."""
 _OWNERS = int(InodeFlag.OWNER | InodeFlag.ATTRIBUTE_OWNER)
 _CANCELLED, _UNLINKED = int(BufferFlag.CANCELLED), int(BufferFlag.UNLINKED)
+MAX_MOVES = 8
+"""Of one file. The kernel keeps it locked until its moves are done, of which there are two, or four."""
 _TOLD = 3
 """Inodes that are named of those with an unfinished change."""
 
 
+class _Begun(NamedTuple):
+    """An announced change: the inodes it is about, and what it is if that is a move."""
+
+    inodes: set[int]
+    move: Move | None
+
+
 class Replayed(NamedTuple):
-    """A volume after its log was replayed, and why the newest changes may be missing all the same, or None."""
+    """A volume after its log was replayed, what is still to be done to files' maps, and why the newest changes may be missing
+    all the same, or None."""
 
     volume: Changed
+    moves: dict[int, list[Move]]
     unreplayed: str | None
 
 
@@ -85,7 +97,7 @@ def replay(volume: Blocks, superblock: Superblock) -> Replayed:
         replay.note_cancelled(transaction)
     for transaction in committed(log, records):
         replay.apply(transaction)
-    return Replayed(replay.finished(), replay.unfinished())
+    return Replayed(replay.finished(), replay.moves(), replay.unfinished())
 
 
 class Replay:
@@ -103,8 +115,8 @@ class Replay:
         """Byte and length of those that were changed."""
         self._inodes: set[int] = set()
         """Bytes of those that were changed."""
-        self._begun: dict[tuple[int, int], set[int]] = {}
-        """Changes that were announced and not done yet: kind and id, and the inodes they are about."""
+        self._begun: dict[tuple[int, int], _Begun] = {}
+        """Changes that were announced and not done yet, by their kind and id."""
         self._uuids = (superblock.uuid, superblock.volume_uuid)
 
     def note_cancelled(self, transaction: Transaction) -> None:
@@ -125,7 +137,8 @@ class Replay:
             elif item.kind == Kind.CREATED:
                 self._create_inodes(item)
             elif item.kind in BEGUN:
-                self._begun[item.kind, id_of(item)] = inodes_of(item)
+                move = parse_move(item.regions[0], self._sb) if item.kind == Kind.BUI else None
+                self._begun[item.kind, id_of(item)] = _Begun(inodes_of(item), move)
             elif item.kind in DONE:
                 self._begun.pop((DONE[Kind(item.kind)], id_of(item)), None)
 
@@ -206,9 +219,18 @@ class Replay:
     def _seal(self, at: int, raw: bytes, checksum_at: int) -> None:
         self._volume.write(at + checksum_at, checksum_of(raw, checksum_at).to_bytes(4, "little"))
 
+    def moves(self) -> dict[int, list[Move]]:
+        """What is still to be done to files' maps, by inode; of a file where that is all."""
+        others = {number for begun in self._begun.values() if begun.move is None for number in begun.inodes}
+        found: dict[int, list[Move]] = {}
+        for begun in self._begun.values():
+            if begun.move is not None and begun.move.inode not in others:
+                found.setdefault(begun.move.inode, []).append(begun.move)
+        return {number: moves for number, moves in found.items() if len(moves) <= MAX_MOVES}
+
     def unfinished(self) -> str | None:
-        """Which inodes have a change that the log announces and has not."""
-        numbers = sorted({number for inodes in self._begun.values() for number in inodes})
+        """Which inodes have a change that the log announces and has not, and that cannot be done here."""
+        numbers = sorted({number for begun in self._begun.values() for number in begun.inodes} - self.moves().keys())
         if not numbers:
             return None
         named = ", ".join(map(str, numbers[:_TOLD])) + (" and others" if len(numbers) > _TOLD else "")

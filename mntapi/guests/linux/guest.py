@@ -13,7 +13,8 @@ from mntapi.guests.linux.devices import Devices
 from mntapi.guests.linux.discoverable import discovered
 from mntapi.guests.linux.fstab import MAX_FSTAB, Mounting, parse_crypttab, parse_fstab
 from mntapi.guests.linux.joined import Joined
-from mntapi.guests.linux.mounts import by_place, is_swap, mount_point, mount_points, normal, settled, subvolume_of
+from mntapi.guests.linux.mounts import is_swap, mount_point, mount_points, normal, settled, subvolume_of
+from mntapi.guests.linux.order import in_order
 from mntapi.guests.linux.packages import find_packages
 from mntapi.guests.linux.release import Release, find_release
 from mntapi.guests.linux.roots import Root, filesystem_of, find_roots
@@ -34,10 +35,11 @@ def find(candidates: Sequence[Candidate]) -> Iterator[Guest]:
     opened = list(readable(candidates))
     filesystems = {candidate.volume.id: fs for candidate, fs in opened}
     catalogs = _catalogs(filesystems)
-    kept = timeshift(opened)
+    untold: list[str] = []
+    kept = timeshift(opened, untold)
     for candidate, fs in opened:
         for root in find_roots(fs, list(filesystems.values()), catalogs.get(candidate.volume.id)):
-            yield _Inspection(candidates, filesystems, catalogs, kept, candidate, root).guest()
+            yield _Inspection(candidates, filesystems, catalogs, kept, tuple(untold), candidate, root).guest()
 
 
 def _catalogs(filesystems: Mapping[str, FileSystem]) -> dict[str, Catalog]:
@@ -61,6 +63,7 @@ class _Inspection:
     filesystems: Mapping[str, FileSystem]
     catalogs: Mapping[str, Catalog]
     kept: Sequence[Kept]
+    kept_reasons: tuple[str, ...]
     candidate: Candidate
     root: Root
 
@@ -70,20 +73,12 @@ class _Inspection:
         files = GuestFiles(tree)
         etc = self.root.etc
         entries, devices = self._entries(tree, files)
-        mounts = self._mounts(files, entries, devices)
-        self._join(tree, mounts)
-        machine_id = facts.machine_id(files, etc)
-        if not any(mount.kind is MountKind.VOLUME and mount.path != "/" for mount in mounts):
-            taken = [mount.path for mount in mounts]
-            more = self._settled(discovered(self.candidates, self.candidate, files, machine_id, taken))
-            self._join(tree, more)
-            mounts = by_place([*mounts, *more])
+        mounts = self._all_mounts(tree, files, self._mounts(files, entries, devices))
         release = find_release(files, etc) or Release("")
         machine = facts.machine(files)
         uptimes = facts.uptimes(files, big_endian=machine.is_big_endian)
         made = facts.installed(files, etc)
-        snapshots = (*snapper(files, etc, mounts, self.catalogs), *self._copies())
-        snapshots += (*subvolume_points(mounts, self.catalogs, self.filesystems, snapshots),)
+        snapshots = self._snapshots(files, mounts)
         return Guest(
             family=Family.LINUX,
             volume=self.candidate.volume.id,
@@ -96,7 +91,7 @@ class _Inspection:
             build=release.build,
             architecture=machine.architecture,
             hostname=facts.hostname(files, etc),
-            machine_id=machine_id,
+            machine_id=facts.machine_id(files, etc),
             timezone=facts.timezone(files, etc),
             installed_ns=made[0] if made else None,
             last_boot_ns=uptimes.last_boot_ns,
@@ -105,9 +100,28 @@ class _Inspection:
             users=parse_passwd(files.text(f"{etc}/passwd", MAX_PASSWD) or ""),
             snapshots=snapshots,
             details={**_told(release, made), **self.root.details, **_swaps(entries), **described(snapshots)},
-            reasons=tuple(files.reasons),
+            reasons=(*files.reasons, *self.kept_reasons),
             applications=lambda: find_packages(tree),
         )
+
+    def _all_mounts(self, tree: Joined, files: GuestFiles, mounts: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
+        """What is mounted by name, and then by type, with all of it joined to the tree."""
+        self._join(tree, mounts)
+        left, taken = self._not_mounted(mounts), [one.path for one in mounts]
+        more = self._settled(discovered(left, self.candidate, files, facts.machine_id(files, self.root.etc), taken))
+        if not more:
+            return mounts
+        self._join(tree, more)
+        return in_order([*mounts, *more], [])
+
+    def _snapshots(self, files: GuestFiles, mounts: Sequence[MountPoint]) -> tuple[PointInTime, ...]:
+        kept = (*snapper(files, self.root.etc, mounts, self.catalogs), *self._copies())
+        return (*kept, *subvolume_points(mounts, self.catalogs, self.filesystems, kept, files.reasons))
+
+    def _not_mounted(self, mounts: Sequence[MountPoint]) -> list[Candidate]:
+        """Volumes that no line or unit names: only those are mounted for the type of their partition."""
+        named = {mount.volume for mount in mounts}
+        return [one for one in self.candidates if one.volume.id not in named or one is self.candidate]
 
     def _copies(self) -> Iterator[PointInTime]:
         uuid = self.candidate.signature.uuid if self.candidate.signature else None
@@ -131,12 +145,14 @@ class _Inspection:
         return [*units.own, *listed, *(one for one in units.vendor if normal(one.target) not in known)], devices
 
     def _mounts(self, files: GuestFiles, entries: Sequence[Mounting], devices: Devices) -> tuple[MountPoint, ...]:
-        """The mount points of all entries, the root first."""
+        """The mount points of all entries, in the order in which they are mounted, the root first."""
         reasons: list[str] = []
         named = next((one for one in entries if normal(one.target) == "/" and not is_swap(one)), None)
         found = [self._root_mount(named, devices), *mount_points(entries, devices, reasons)]
+        found += self._deployed(files, {mount.path for mount in found})
+        ordered = in_order(self._settled(found), reasons)
         files.reasons.extend(reasons[:_MAX_TOLD])
-        return by_place(self._settled([*found, *self._deployed(files, {mount.path for mount in found})]))
+        return ordered
 
     def _settled(self, mounts: Sequence[MountPoint]) -> list[MountPoint]:
         return [settled(mount, self.catalogs.get(mount.volume or "")) for mount in mounts]

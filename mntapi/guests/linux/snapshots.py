@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from typing import TypeVar
 
 from mntapi.guests.files import GuestFiles, one_line
 from mntapi.guests.linux.mounts import normal
@@ -22,10 +22,11 @@ from mntapi.guests.types import Candidate, MountKind, MountPoint, PointInTime
 from mntapi.types import FileKind, FileSystem
 from mntapi.units import KIB
 
-MAX_SNAPSHOTS = 1024
-"""Snapshots of one kind that are looked at, over all folders and volumes."""
+MAX_SNAPSHOTS = 4096
+"""Snapshots of one kind that are looked at, over all folders and volumes; that there are more is a reason."""
 MAX_INFO = 64 * KIB
 """Bytes of the description of one."""
+_Found = TypeVar("_Found")
 _SECOND = 1_000_000_000
 _ELEMENT = re.compile(r"<(date|description|type)>([^<]{0,4096})</\1>")
 _DATE = re.compile(r"(\d{4})-([01]\d)-([0-3]\d) ([0-2]\d):([0-5]\d):([0-6]\d)")
@@ -57,7 +58,7 @@ def snapper(
         variables = parse_variables(files.text(f"{etc}/snapper/configs/{entry.name}", MAX_INFO) or "")
         if variables.get("SUBVOLUME", "").startswith("/"):
             paths.add(normal(variables["SUBVOLUME"]))
-    for path, place in islice(_numbered(files, sorted(paths)), MAX_SNAPSHOTS):
+    for path, place in first_ones(_numbered(files, sorted(paths)), "Snapper", files.reasons):
         text = files.text(f"{place}/info.xml", MAX_INFO)
         node = files.node(f"{place}/snapshot")
         if text is not None and node is not None and node.kind is FileKind.DIRECTORY:
@@ -74,10 +75,10 @@ class Kept:
     point: PointInTime
 
 
-def timeshift(opened: Iterable[tuple[Candidate, FileSystem]]) -> list[Kept]:
-    """Those on all volumes of the set, whatever they are copies of."""
+def timeshift(opened: Iterable[tuple[Candidate, FileSystem]], reasons: list[str]) -> list[Kept]:
+    """Those on all volumes of the set, whatever they are copies of; ``reasons`` gets why there may be more."""
     found = []
-    for candidate, files, name in islice(_dated(opened), MAX_SNAPSHOTS):
+    for candidate, files, name in first_ones(_dated(opened), "Timeshift", reasons):
         text = files.text(f"{_TIMESHIFT}/{name}/info.json", MAX_INFO)
         folder = f"{_TIMESHIFT}/{name}/localhost"
         if text is not None and files.has(folder):
@@ -85,6 +86,15 @@ def timeshift(opened: Iterable[tuple[Candidate, FileSystem]]) -> list[Kept]:
             point = PointInTime("/", candidate.volume.id, folder, None, told.info.time_ns, told.info.description)
             found.append(Kept(told.uuid, point))
     return found
+
+
+def first_ones(found: Iterable[_Found], maker: str, reasons: list[str]) -> Iterator[_Found]:
+    """The first ``MAX_SNAPSHOTS``; ``reasons`` gets a line if there are more."""
+    for count, one in enumerate(found):
+        if count == MAX_SNAPSHOTS:
+            reasons.append(f"more than {MAX_SNAPSHOTS} snapshots of {maker}: the others are not listed beside the live files")
+            return
+        yield one
 
 
 def _numbered(files: GuestFiles, paths: Sequence[str]) -> Iterator[tuple[str, str]]:

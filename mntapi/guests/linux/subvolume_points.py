@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from uuid import UUID
 
 from mntapi.guests.files import GuestFiles
-from mntapi.guests.linux.snapshots import MAX_INFO, MAX_SNAPSHOTS, Info, parse_json
+from mntapi.guests.linux.snapshots import MAX_INFO, Info, first_ones, parse_json
 from mntapi.guests.subvolumes import Catalog, name_of
 from mntapi.guests.types import MountKind, MountPoint, PointInTime
 from mntapi.types import FileSystem
@@ -27,6 +26,7 @@ def subvolume_points(
     catalogs: Mapping[str, Catalog],
     filesystems: Mapping[str, FileSystem],
     known: Sequence[PointInTime],
+    reasons: list[str],
 ) -> Iterator[PointInTime]:
     """What the mounted subvolumes were before, each once, beside the first mount point that it belongs to.
 
@@ -35,11 +35,12 @@ def subvolume_points(
         catalogs: by volume.
         filesystems: by volume; Timeshift keeps its descriptions where the root is.
         known: points in time that are not to be told again.
+        reasons: gets why there may be more.
     """
     taken = {(point.volume, point.subvolume) for point in known}
     taken |= {(mount.volume or "", mount.subvolume) for mount in mounts}
     live = [(mount, catalogs[mount.volume or ""]) for mount in mounts if mount.volume in catalogs and _is_whole(mount)]
-    for point in (*_by_timeshift(live, filesystems), *_read_only(live)):
+    for point in (*_by_timeshift(live, filesystems, reasons), *_read_only(live, reasons)):
         if (point.volume, point.subvolume) not in taken:
             taken.add((point.volume, point.subvolume))
             yield point
@@ -52,12 +53,13 @@ def _is_whole(mount: MountPoint) -> bool:
     return mount.kind is MountKind.VOLUME and mount.folder == "/"
 
 
-def _by_timeshift(live: _Live, filesystems: Mapping[str, FileSystem]) -> Iterator[PointInTime]:
+def _by_timeshift(live: _Live, filesystems: Mapping[str, FileSystem], reasons: list[str]) -> Iterator[PointInTime]:
     """Copies of the subvolume of that name, in a folder for each time."""
     first = {(mount.volume or "", mount.subvolume): mount for mount, _ in reversed(live)}
     for volume, catalog in {mount.volume or "": catalog for mount, catalog in live}.items():
         dated = ((one, _TIMESHIFT.fullmatch(one.path or "")) for one in catalog.all)
-        for one, match in islice(((one, match) for one, match in dated if match), MAX_SNAPSHOTS):
+        matching = ((one, match) for one, match in dated if match)
+        for one, match in first_ones(matching, "Timeshift", reasons):
             mount = first.get((volume, match[2]))
             if mount is not None:
                 info = _described(match[1], [filesystems[volume], filesystems[live[0][0].volume or ""]])
@@ -73,7 +75,7 @@ def _described(folder: str, filesystems: Sequence[FileSystem]) -> Info:
     return Info(None, None)
 
 
-def _read_only(live: _Live) -> Iterator[PointInTime]:
+def _read_only(live: _Live, reasons: list[str]) -> Iterator[PointInTime]:
     beside: dict[tuple[str, UUID | int], MountPoint] = {}
     for mount, catalog in live:
         shown = catalog.find(mount.subvolume)
@@ -81,5 +83,6 @@ def _read_only(live: _Live) -> Iterator[PointInTime]:
             beside.setdefault((mount.volume or "", catalog.lines[shown.id]), mount)
     for volume, catalog in {mount.volume or "": catalog for mount, catalog in live}.items():
         like = ((one, beside.get((volume, catalog.lines[one.id]))) for one in catalog.all if one.is_read_only)
-        for one, near in islice(((one, near) for one, near in like if near is not None), MAX_SNAPSHOTS):
+        placed = ((one, near) for one, near in like if near is not None)
+        for one, near in first_ones(placed, "btrfs", reasons):
             yield PointInTime(near.path, volume, "/", name_of(one), one.created_ns, one.path)

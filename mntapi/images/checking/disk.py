@@ -6,8 +6,6 @@ if asked for, every byte. Where a format keeps checksums of its data, they are a
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -18,7 +16,7 @@ from mntapi.errors import MntapiError, Unsupported
 from mntapi.images import ova
 from mntapi.images.checking.content import content_faults
 from mntapi.images.checking.fault import Fault, Severity
-from mntapi.images.formats import RAW, Chain, detect, named, open_image
+from mntapi.images.formats import Chain, detect, named, open_image
 from mntapi.types import DiskSpec, FileBlocks, Link, Opener, OpenOptions
 
 CHECKERS = {
@@ -30,15 +28,13 @@ CHECKERS = {
     "parallels": "mntapi.images.checking.parallels",
     "qed": "mntapi.images.checking.qed",
     "bochs": "mntapi.images.checking.bochs",
+    "ewf": "mntapi.images.checking.ewf",
 }
 """Format -> module, imported on use. Of formats that are not here, opening reads all the tables there are."""
 CHECKSUMMED = frozenset({"ewf", "dmg", "cloop", "gzip", "xz", "zstd"})
 """Formats whose data carries checksums: reading it is what checks them. (VMDK streams do too, and their module reads them.)"""
 CONTAINERS = frozenset({"gzip", "xz", "zstd", "split"})
 """Formats with a disk of another format inside, which is looked at as a file is; each is read once more for that."""
-_NAMES = {".vhd": "vhd", ".vhdx": "vhdx", ".vmdk": "vmdk", ".vdi": "vdi", ".qcow2": "qcow2", ".qed": "qed", ".e01": "ewf"}
-"""What a file's name promises; a container that lost its signature would else be taken for a raw disk without a fault."""
-_FLAT_VMDK = re.compile(r"-(flat|f\d+|pt|rdmp?)\.vmdk$", re.IGNORECASE)
 MAX_FAULTS = 10_000
 """Faults of one disk that are told."""
 _OTHER_PARENT = ("cid-mismatch", "parent-mismatch")
@@ -95,14 +91,13 @@ def _faults(
         format_ = named(spec.format) if spec.format else detect(file)
     finally:
         file.close()
-    if format_ is RAW and not spec.format:
-        yield from _name_faults(file.path)
     try:
         image = open_image(spec, opener, replace(options, ignore_cid=True))
     except MntapiError as error:
-        yield from _chain_faults([Link(file.path, format_.name)], opener, options)
-        is_known = isinstance(error, Unsupported) and format_.name in CHECKERS
-        yield Fault.of(error, file.path, Severity.NOTE if is_known else Severity.ERROR)
+        if format_.name != ova.FORMAT:  # of which nothing but opening looks at the directory
+            yield from _chain_faults([Link(file.path, format_.name)], opener, options)
+        is_locked = isinstance(error, Unsupported) and error.reason == "encrypted"  # its tables can be checked all the same
+        yield Fault.of(error, file.path, Severity.NOTE if is_locked else Severity.ERROR)
         return
     try:
         yield from _parent_faults(image.chain, opener, options)
@@ -111,12 +106,6 @@ def _faults(
             yield from content_faults(image, progress)
     finally:
         image.blocks.close()
-
-
-def _name_faults(path: str) -> Iterator[Fault]:
-    promised = _NAMES.get(os.path.splitext(path)[1].lower())
-    if promised and not _FLAT_VMDK.search(path):
-        yield Fault(path, 0, f"has the name of a {promised} disk and not its signature: it is taken for a raw disk")
 
 
 def _chain_faults(chain: Sequence[Link], opener: Opener, options: OpenOptions) -> Iterator[Fault]:
@@ -155,11 +144,12 @@ def _container_faults(link: Link, opener: Opener, options: OpenOptions) -> Gener
 def _parent_faults(chain: Sequence[Link], opener: Opener, options: OpenOptions) -> Iterator[Fault]:
     """Children whose parent is another disk, or was changed since."""
     for child, parent in pairwise(chain):
-        if child.parent_cid is None or child.parent_cid == parent.cid:
+        if child.cid is None or child.parent_cid == parent.cid:
             continue
         only_first = options if child is chain[0] else replace(options, parent=None)
         if options.ignore_cid or _is_refused(child, opener, only_first):
-            what = f"its parent {parent.file} is not the disk it was made from: expected {child.parent_cid}, found {parent.cid}"
+            expected = child.parent_cid or "none"
+            what = f"its parent {parent.file} is not the disk it was made from: expected {expected}, found {parent.cid}"
             yield Fault(child.file, None, what, Severity.NOTE if options.ignore_cid else Severity.ERROR)
 
 

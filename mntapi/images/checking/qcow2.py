@@ -76,19 +76,20 @@ def _metadata_faults(file: FileBlocks, header: Header, clusters: Clusters) -> It
 
 def _l1_faults(file: FileBlocks, header: Header, clusters: Clusters) -> Iterator[Fault]:
     """Count the L1 tables, each with the number of its users: the current state and the snapshots."""
-    tables = {(header.l1_offset, header.l1_size): 0}
+    active = (header.l1_offset, header.l1_size)
+    sizes = {active: [header.size]}
     try:
         for snapshot in read_snapshots(file, header):
-            place = (snapshot.l1_offset, snapshot.l1_size)
-            tables[place] = tables.get(place, 0) + 1
+            sizes.setdefault((snapshot.l1_offset, snapshot.l1_size), []).append(snapshot.size)
     except MntapiError as error:
         clusters.is_complete = False
         yield Fault.of(error, file.path)
     room = MAX_L1_BYTES
-    for number, ((offset, count), times) in enumerate(tables.items()):
+    for (offset, count), users in sizes.items():
         room -= 8 * count
         if room < 0:
             clusters.is_complete = False
             yield Fault(file.path, offset, "the L1 tables are too large: not all were looked at", Severity.NOTE)
             return
-        yield from clusters.l1_faults(offset, count, times=times + (number == 0), is_active=number == 0)
+        is_active = (offset, count) == active
+        yield from clusters.l1_faults(offset, count, times=len(users), is_active=is_active, size=max(users))

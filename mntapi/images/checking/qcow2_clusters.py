@@ -12,11 +12,15 @@ from mntapi.errors import Corrupt, MntapiError
 from mntapi.images.checking.counts import Counts
 from mntapi.images.checking.fault import Fault, Severity
 from mntapi.images.checking.qcow2_refcounts import Refcounts
+from mntapi.images.qcow2.compressed import ClusterCache, CompressedClusters
 from mntapi.images.qcow2.entries import (
+    ALL_ALLOCATED,
     COMPRESSED,
     COPIED,
     L1_RESERVED,
     OFFSET_MASK,
+    SUBCLUSTERS,
+    ZERO_FLAG,
     Layout,
     descriptor_range,
     extended_pieces,
@@ -27,6 +31,10 @@ from mntapi.types import FileBlocks
 
 L1_PAGE = 65536
 """Entries of an L1 table that are read at once."""
+MAX_PLACES = 1 << 19
+"""L2 tables of which it is remembered what part of the disk they are for: of 256 TiB, or of 1 TiB in clusters of 4 KiB."""
+MAX_LAST = 128
+"""Compressed clusters that may end in the last sector of a file; each takes at least four bytes of it."""
 
 
 class Run(NamedTuple):
@@ -49,6 +57,13 @@ class Clusters:
         """L2 tables by cluster, and how many L1 entries name each."""
         self._active = Counts()
         """L2 tables of the current state."""
+        self._places: dict[int, int] = {}
+        """L2 tables by cluster, and which entry of an L1 table names each."""
+        self._sizes = {True: header.size, False: 0}
+        """Bytes of the disk in its current state, and in the largest of the snapshots."""
+        self._last: set[int] = set()
+        """Compressed clusters that end where the file does, by descriptor."""
+        self._inflated = CompressedClusters(file, header.cluster_bits, header.compression, ClusterCache())
         self._file = file
         self._path = file.path
         self._header = header
@@ -88,8 +103,13 @@ class Clusters:
         clusters = "the cluster has" if number == 1 else f"{number} clusters from here on have"
         return Fault(self._path, first << self._bits, f"{clusters} {what}", severity)
 
-    def l1_faults(self, offset: int, count: int, *, times: int, is_active: bool) -> Iterator[Fault]:
-        """Count an L1 table of ``count`` entries that ``times`` states of the disk use, and note the tables it names."""
+    def l1_faults(self, offset: int, count: int, *, times: int, is_active: bool, size: int) -> Iterator[Fault]:
+        """Count an L1 table of ``count`` entries that ``times`` states of the disk use, and note the tables it names.
+
+        Args:
+            size: bytes of the disk in the largest of these states.
+        """
+        self._sizes[is_active] = max(self._sizes[is_active], size)
         if offset % self._header.cluster_size:
             yield Fault(self._path, offset, "an L1 table is not at a cluster boundary")
             return
@@ -101,9 +121,10 @@ class Clusters:
             entries = self._numbers(offset + 8 * base, min(L1_PAGE, count - base))
             for index, entry in enumerate(entries):
                 if entry:
-                    yield from self._l1_entry(entry, offset + 8 * (base + index), times, is_active)
+                    yield from self._l1_entry(entry, offset, base + index, times, is_active)
 
-    def _l1_entry(self, entry: int, place: int, times: int, is_active: bool) -> Iterator[Fault]:
+    def _l1_entry(self, entry: int, l1_offset: int, index: int, times: int, is_active: bool) -> Iterator[Fault]:
+        place = l1_offset + 8 * index
         table = entry & OFFSET_MASK
         if entry & L1_RESERVED or table % self._header.cluster_size or not table:
             yield Fault(self._path, place, f"an L1 entry is bad: {entry:#018x}")
@@ -112,6 +133,8 @@ class Clusters:
         else:
             cluster = table >> self._bits
             self._tables.add(cluster, 1, times)
+            if len(self._places) < MAX_PLACES:
+                self._places.setdefault(cluster, index)
             if is_active:
                 if self._active.any(cluster, 1):
                     yield Fault(self._path, place, f"an L2 table is used twice: {table}")
@@ -133,25 +156,28 @@ class Clusters:
         except MntapiError as error:
             yield Fault.of(error, self._path)
             return
+        table = self._places.get(offset >> self._bits)
+        start = None if table is None else table * (self._header.cluster_size // entry_size) << self._bits
         for run in _runs(numbers, self._header.cluster_size, extended=self._layout.extended):
             place = offset + run.first * entry_size
+            guest = None if start is None else start + (run.first << self._bits)
             try:
-                self._validate(run)
+                self._validate(run, guest)
             except Corrupt as error:
                 yield Fault(self._path, place, f"{error.what}: found {error.found}")
                 continue
             if run.entry & COMPRESSED:
                 yield from self._compressed(run, place, times)
-            elif not self._layout.data_file:
+                continue
+            yield from self._outside(run, place, None if guest is None else self._sizes[is_active] - guest)
+            if not self._layout.data_file:
                 yield from self._standard(run, place, times)
                 if is_active and refcounts.is_usable:
                     yield from self._copied_faults(run, place, refcounts)
-            else:
-                yield from self._outside(run, place)
 
-    def _validate(self, run: Run) -> None:
-        """Raise Corrupt if the format has no such entry. Which part of the disk it is for is not known here: it is believed."""
-        guest = run.entry & OFFSET_MASK
+    def _validate(self, run: Run, guest: int | None) -> None:
+        """Raise Corrupt if the format has no such entry for byte ``guest`` of the disk; what is not known is believed."""
+        guest = run.entry & OFFSET_MASK if guest is None else guest
         if self._layout.extended:
             found = extended_pieces((run.entry, run.bitmap), guest, self._layout, strict=True)
         else:
@@ -160,28 +186,54 @@ class Clusters:
             continue
 
     def _compressed(self, run: Run, place: int, times: int) -> Iterator[Fault]:
-        offset, length = descriptor_range(self._layout.compressed(run.entry), self._bits)
+        descriptor = self._layout.compressed(run.entry)
+        offset, length = descriptor_range(descriptor, self._bits)
         if offset >= self._file.size or offset + length >= self._file.size + self._header.cluster_size:
             yield Fault(self._path, place, f"a compressed cluster is outside the file: {length} bytes at {offset}")
             return
+        if offset + length > self._file.size:
+            yield from self._cut_faults(descriptor, place)
         first = offset >> self._bits
         yield from self._data(first, (offset + length - 1 >> self._bits) - first + 1, place, times)
 
+    def _cut_faults(self, descriptor: int, place: int) -> Iterator[Fault]:
+        """A cluster that ends in a sector of which the file does not have all: only inflating it tells whether it is whole."""
+        if descriptor in self._last:
+            return
+        if len(self._last) == MAX_LAST:
+            yield Fault(self._path, place, f"more than {MAX_LAST} compressed clusters end where the file does")
+            return
+        self._last.add(descriptor)
+        try:
+            self._inflated.readinto(descriptor << self._bits, memoryview(bytearray(1)))
+        except MntapiError as error:
+            yield Fault.of(error, self._path)
+
     def _standard(self, run: Run, place: int, times: int) -> Iterator[Fault]:
         host = run.entry & OFFSET_MASK
-        if not host:
-            return
-        yield from self._outside(run, place)
         inside = min(run.number, max(0, self.end - (host >> self._bits)))
-        if inside:
+        if host and inside:
             yield from self._data(host >> self._bits, inside, place, times)
 
-    def _outside(self, run: Run, place: int) -> Iterator[Fault]:
-        """Clusters past the end of the file that holds them; the last one of a file may be cut short."""
+    def _outside(self, run: Run, place: int, rest: int | None) -> Iterator[Fault]:
+        """Clusters past the end of the file that holds them. The last one of a file may be cut short, behind what of it is
+        stored and behind the end of the disk, which is ``rest`` bytes from the run's start on."""
         host = run.entry & OFFSET_MASK
         end = host + run.number * self._header.cluster_size
-        if host and end - self._data_size >= self._header.cluster_size:
+        is_present = host or (self._layout.data_file and run.entry & COPIED)
+        if not is_present or end <= self._data_size:
+            return
+        stored = min(self._stored(run), max(0, rest)) if rest is not None else 0
+        if end - self._data_size >= self._header.cluster_size or host + stored > self._data_size:
             yield Fault(self._path, place, f"clusters are outside the file: up to {end}, the file ends at {self._data_size}")
+
+    def _stored(self, run: Run) -> int:
+        """Bytes from the run's start up to the last one that is read from there."""
+        size = self._header.cluster_size
+        if not self._layout.extended:
+            return 0 if run.entry & ZERO_FLAG else run.number * size
+        subclusters = (run.bitmap & ALL_ALLOCATED).bit_length()
+        return (run.number - 1) * size + subclusters * size // SUBCLUSTERS if subclusters else 0
 
     def _data(self, first: int, number: int, place: int, times: int) -> Iterator[Fault]:
         if self._metadata.any(first, number):

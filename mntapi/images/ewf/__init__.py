@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from mntapi.blocks import read, read_clipped
 from mntapi.errors import Corrupt, Invalid, NotFound, Unsupported
 from mntapi.images.ewf import sections
+from mntapi.images.ewf.casedata import MAX_PACKED, parse_case
 from mntapi.images.ewf.chunks import MAX_TABLE, Chunks, Table, merged_ranges
 from mntapi.images.ewf.sections import Section, Volume
 from mntapi.images.formats import Chain
@@ -48,6 +49,7 @@ class _Found:
     tables: list[Table] = field(default_factory=list)
     bad: list[tuple[int, int]] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
+    case: dict[str, str] = field(default_factory=dict)
     sectors_end: int | None = None
     broken: Corrupt | None = None
     """What is wrong with the last table, until its copy turns up."""
@@ -91,7 +93,7 @@ def open_image(file: FileBlocks, chain: Chain) -> Image:
         disk.hashes = found.hashes
         owned.callback(file.close)
         owned.callback(resources.pop_all().close)
-    return Image(file.path, FORMAT, disk, tuple(Link(one.path, FORMAT) for one in files), dict(disk.hashes))
+    return Image(file.path, FORMAT, disk, tuple(Link(one.path, FORMAT) for one in files), found.case | disk.hashes)
 
 
 def _refuse(file: FileBlocks) -> None:
@@ -155,7 +157,7 @@ def _scan(file: FileBlocks, found: _Found) -> Corrupt | None:
     """
     found.sectors_end = None
     found.last = ""
-    walk = _walk(file)
+    walk = walk_sections(file)
     while True:
         try:
             section = next(walk, None)
@@ -166,7 +168,8 @@ def _scan(file: FileBlocks, found: _Found) -> Corrupt | None:
         _take(file, section, found)
 
 
-def _walk(file: FileBlocks) -> Iterator[Section]:
+def walk_sections(file: FileBlocks) -> Iterator[Section]:
+    """The sections of a segment file up to its last one. Raises Corrupt where one is damaged or cut off."""
     position = sections.HEADER.size
     for _ in range(MAX_SECTIONS):
         raw = read_clipped(file, position, sections.DESCRIPTOR_SIZE)
@@ -199,6 +202,8 @@ def _take(file: FileBlocks, section: Section, found: _Found) -> None:
     elif section.kind in ("hash", "digest"):
         raw = read(file, section.data, min(section.size, sections.DIGEST_SIZE))
         found.hashes |= sections.parse_hashes(section.kind, raw)
+    elif section.kind == "header2" or (section.kind == "header" and not found.case):  # which says the same in fewer characters
+        found.case = parse_case(section.kind, read(file, section.data, min(section.size, MAX_PACKED))) or found.case
 
 
 def _take_volume(file: FileBlocks, section: Section, found: _Found) -> None:

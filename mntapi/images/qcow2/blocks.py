@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from mntapi.blocks import check_range, merged, shifted
 from mntapi.errors import Invalid
 from mntapi.images.qcow2.compressed import ClusterCache
-from mntapi.images.qcow2.mapping import Mapping, Resolved, Run, resolve
+from mntapi.images.qcow2.mapping import Mapping, Resolved, Run, joined, resolve
 from mntapi.types import Extent
 
 WINDOW_CLUSTERS_BITS = 8
@@ -92,7 +92,7 @@ class Qcow2Blocks:
         return merged(self._extents(offset, offset + length))
 
     def _extents(self, start: int, end: int) -> Iterator[Extent]:
-        for run in self._mapping.runs(start, end):
+        for run in joined(self._mapping.runs(start, end)):
             yield from shifted(run.source.extents(run.target, run.length), run.start - run.target)
 
     def close(self) -> None:

@@ -282,7 +282,7 @@ def _parse_extensions(area: bytes, start: int) -> Extensions:
     backing_format = data_file = crypto = None
     names: dict[int, str] = {}
     is_overlay = False
-    for kind, offset, content in _extensions(area, start):
+    for kind, offset, content in each_extension(area, start):
         if kind == EXT_BACKING_FORMAT:
             backing_format = _text(content, offset)
         elif kind == EXT_DATA_FILE:
@@ -300,8 +300,16 @@ def _parse_extensions(area: bytes, start: int) -> Extensions:
     return Extensions(backing_format, data_file, crypto, names, is_overlay)
 
 
-def _extensions(area: bytes, offset: int) -> Iterator[tuple[int, int, bytes]]:
-    """The extensions: (type, where its content is, content). Each is 8 bytes at least, so the end of the area is reached."""
+def each_extension(area: bytes, offset: int) -> Iterator[tuple[int, int, bytes]]:
+    """The extensions: (type, where its content is, content). Each is 8 bytes at least, so the end of the area is reached.
+
+    Args:
+        area: the first cluster, up to the name of the backing file.
+        offset: the header's length; bytes.
+
+    Raises:
+        Corrupt: one is longer than what is left of the area.
+    """
     while offset + EXTENSION.size <= len(area):
         kind, length = EXTENSION.unpack_from(area, offset)
         if kind == EXT_END:

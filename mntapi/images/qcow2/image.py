@@ -146,7 +146,7 @@ def _open_backing(file: FileBlocks, header: Header, chain: Chain) -> Image | Non
 
 def _open_raw(path: str, file: FileBlocks, chain: Chain) -> Image:
     """A backing file the header says is raw: not looked into, for a guest may write any magic into its own disk."""
-    base = chain.open_file(path, file)
+    base = chain.open_parent_file(path, file)
     try:
         if base.path in (*chain.above, file.path):
             raise Corrupt("the chain loops: this disk names itself as an ancestor", path=base.path, reason="chain-loop")

@@ -125,13 +125,14 @@ class Mapping:
         self._lock = threading.Lock()
 
     def runs(self, start: int, end: int, *, strict: bool = False) -> Iterator[Run]:
-        """The runs of the guest bytes ``start .. end``: ascending, gapless, zeros past the end of this disk.
+        """The runs of the guest bytes ``start .. end``: ascending, gapless, zeros past the end of this disk. Neighbours may
+        continue each other: only who asks for the whole chain's joins them, and not each of its links once more.
 
         Args:
             strict: raise at the first table or entry that is bad, instead of giving a run that raises when it is read.
         """
         edge = min(end, max(start, self._size))
-        yield from _joined(self._own_runs(start, edge, strict))
+        yield from self._own_runs(start, edge, strict)
         if edge < end:
             yield Run(edge, end - edge, _ZEROS, edge)
 
@@ -291,7 +292,7 @@ class _Unresolved:
         return whole(offset, length, ExtentKind.DATA)
 
 
-def _joined(runs: Iterator[Run]) -> Iterator[Run]:
+def joined(runs: Iterator[Run]) -> Iterator[Run]:
     """Neighbours that continue each other as one, so that they are read at once."""
     last: Run | None = None
     for run in runs:
@@ -315,7 +316,7 @@ class Resolved(NamedTuple):
 
 def resolve(mapping: Mapping, start: int, end: int) -> Resolved:
     """The runs of ``start .. end``."""
-    runs = list(mapping.runs(start, end))
+    runs = list(joined(mapping.runs(start, end)))
     starts = [run.start for run in runs]
     starts.append(end)
     return Resolved(starts, [run.target - run.start for run in runs], [run.source for run in runs])

@@ -7,6 +7,10 @@ What is on disk is valid at any moment, whether the process or the whole machine
 overlay owns, and only ``flush`` writes the tables that lead to a new one, in this order, each step on the medium before the
 next begins: data and reference counts, L2 tables, L1 table. A death in between loses clusters (``qemu-img check`` calls them
 leaked), never data that was flushed.
+
+What a flush writes has its room in the file since the write that made it necessary. So it is a write that fails when the host's
+file system is full, and not the flush, as far as that system overwrites in place (btrfs and ZFS may want room for that, too).
+A write that failed leaves no cluster behind.
 """
 
 from __future__ import annotations
@@ -144,14 +148,27 @@ class Overlay:
             if oldest is not None:
                 del self._tables[oldest]
 
-    def _table_to_change(self, index: int) -> array[int]:
-        """The L2 table, made if there is none yet, and marked as changed."""
+    def _table_to_change(self, offset: int) -> array[int]:
+        """The L2 table with the entry of the cluster at ``offset``, made if there is none yet, and marked as changed.
+
+        Many changed tables make a flush first. A new one, and its L1 entry, have their room in the file when this returns: a
+        flush that finds none would lose what was written.
+        """
+        index = offset // SPAN
+        if index not in self._dirty and len(self._dirty) >= MAX_TABLES:
+            self._flush()
         if not self._l1[index]:
-            offset = self._refcounts.allocate()
+            place = self._refcounts.allocate()
+            try:
+                self._storage.write(place, bytes(CLUSTER))
+                self._storage.write(self._l1_offset + 8 * index, bytes(8))
+            except MntapiError:
+                self._refcounts.give_back(place)
+                raise
             self._dirty.add(index)
             self._keep(index, array("Q", [0]) * ENTRIES)
             self._new.add(index)
-            self._l1[index] = offset | COPIED  # last: a reader that sees it finds the table
+            self._l1[index] = place | COPIED  # last: a reader that sees it finds the table
         table = self._table(index)
         self._dirty.add(index)
         return table
@@ -174,6 +191,7 @@ class Overlay:
             self._storage.write(piece.host, content)
             return
         cluster = self._filled(offset, content, piece.kind)
+        table = self._table_to_change(offset)
         host = align_down(piece.host, CLUSTER) if piece.kind is Kind.ZERO else 0
         place = host or self._refcounts.allocate()
         try:
@@ -182,7 +200,7 @@ class Overlay:
             if not host:
                 self._refcounts.give_back(place)
             raise
-        self._set(offset, place | COPIED)
+        table[offset % SPAN // CLUSTER] = place | COPIED
 
     def _check_owned(self, offset: int) -> None:
         """Raise unless the cluster is this overlay's alone; a program that makes snapshots clears the flag."""
@@ -201,11 +219,8 @@ class Overlay:
         return cluster
 
     def _set(self, offset: int, entry: int) -> None:
-        """Change the L2 entry of the cluster at ``offset``; many changed tables make a flush first."""
-        index = offset // SPAN
-        if index not in self._dirty and len(self._dirty) >= MAX_TABLES:
-            self._flush()
-        self._table_to_change(index)[offset % SPAN // CLUSTER] = entry
+        """Change the L2 entry of the cluster at ``offset``."""
+        self._table_to_change(offset)[offset % SPAN // CLUSTER] = entry
 
     def discard(self, offset: int, length: int) -> None:
         """See ``WritableBlocks``. Clusters of the original that are zeros stay as they are, and cost nothing."""

@@ -44,35 +44,63 @@ class Refcounts:
         """Entries of the table that are not on disk yet: index and offset of the block."""
 
     def allocate(self) -> int:
-        """Byte offset of a cluster that is in use from now on. Raises Unsupported when the file is as large as it can be."""
+        """Byte offset of a cluster that is in use from now on.
+
+        Raises:
+            Unsupported: the file is as large as it can be.
+            Failed: there is no room for a block of counts; nothing has changed then.
+        """
         if self._spare:
+            offset = self._spare[-1]
+            self._set(offset >> self._bits, 1)
             return self._spare.pop()
         while True:
             cluster = self._next
-            self._next += 1
             index, at = divmod(cluster, self._per_block)
-            is_new, counts = self._counts(index, cluster)
-            if counts[at] == 0:
+            counts = self._counts(index)
+            if counts is None:
+                self._add_block(index, cluster)
+            elif counts[at] == 0:
                 counts[at] = 1
-                if not is_new:
-                    return cluster << self._bits
+                self._next += 1
+                return cluster << self._bits
+            else:
+                self._next += 1
 
     def give_back(self, offset: int) -> None:
-        """Take back a cluster that was allocated and is not used after all."""
+        """Take back a cluster that was allocated and is not used after all: the next to allocate gets it."""
+        self._set(offset >> self._bits, 0)
         self._spare.append(offset)
 
-    def _counts(self, index: int, cluster: int) -> tuple[bool, array[int]]:
-        """The block of counts with that index, to be changed; whether ``cluster`` has just become that block."""
+    def _set(self, cluster: int, count: int) -> None:
+        index, at = divmod(cluster, self._per_block)
+        counts = self._counts(index)
+        if counts is None:
+            raise Corrupt("a cluster in use has no block of counts", path=self._storage.path, offset=cluster << self._bits)
+        counts[at] = count
+
+    def _counts(self, index: int) -> array[int] | None:
+        """The block of counts with that index, to be changed; None if there is none yet."""
         if index not in self._dirty:
             offset = self._block_offset(index)
             if offset == 0:
-                self._new[index] = cluster << self._bits
-                self._dirty[index] = cluster << self._bits, array("H", [0]) * self._per_block
-                return True, self._dirty[index][1]
+                return None
             self._dirty[index] = offset, self._load(index, offset)
-        return False, self._dirty[index][1]
+        return self._dirty[index][1]
+
+    def _add_block(self, index: int, cluster: int) -> None:
+        """Make ``cluster`` a block of counts, its own among them. It has its room before anything is counted there, and so has
+        its entry of the table: a flush that finds none would lose what was written."""
+        offset = cluster << self._bits
+        self._storage.write(offset, bytes(1 << self._bits))
+        self._storage.write(self._table_offset + 8 * index, bytes(8))
+        counts = array("H", [0]) * self._per_block
+        counts[cluster % self._per_block] = 1
+        self._new[index] = offset
+        self._dirty[index] = offset, counts
 
     def _block_offset(self, index: int) -> int:
+        """Where that block is on disk, 0 if nowhere."""
         if index >= self._table_size:
             raise Unsupported("the overlay is full: its refcount table has no more room", path=self._storage.path)
         return self._storage.read_numbers("Q", self._table_offset + 8 * index, 1)[0]

@@ -90,7 +90,9 @@ class Storage:
     def failed(self, what: str, error: OSError, offset: int | None) -> MntapiError:
         """The system's error as ours, with its own errno."""
         number = error.errno or errno.EIO
-        failed = Failed(f"cannot be {what}: {os.strerror(number)}", path=self.path, offset=offset)
+        is_full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "make room on the overlay's file system, or put the overlay on another" if is_full else None
+        failed = Failed(f"cannot be {what}: {os.strerror(number)}", path=self.path, offset=offset, hint=hint)
         failed.errno = number
         return failed
 

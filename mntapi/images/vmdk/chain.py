@@ -57,7 +57,7 @@ def _found(hint: str, child: FileBlocks, chain: Chain) -> Image:
     raise NotFound(
         f"its parent {hint!a} is missing, there and beside it",
         path=child.path,
-        hint="put the parent beside it; a path out of its folder is followed with --allow-outside only",
+        hint="put the parent beside it, or name it with --parent; --allow-outside follows a path out of its folder",
         reason="parent-missing",
     ) from first
 

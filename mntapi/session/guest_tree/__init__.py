@@ -16,8 +16,9 @@ reached by its name (``/disk0p1/etc/passwd``, of btrfs the top-level subvolume) 
 nothing is left out: what cannot be read is a folder that says why.
 """
 
-from mntapi.session.guest_tree.assembly import assemble, is_medium
+from mntapi.session.guest_tree.assembly import assemble
+from mntapi.session.guest_tree.missing import advice_for, is_medium
 from mntapi.session.guest_tree.shown import ShownTree
 from mntapi.session.guest_tree.tree import GuestTree
 
-__all__ = ["GuestTree", "ShownTree", "assemble", "is_medium"]
+__all__ = ["GuestTree", "ShownTree", "advice_for", "assemble", "is_medium"]

@@ -15,6 +15,7 @@ from mntapi.guests.files import find
 from mntapi.guests.subvolumes import TOP, shown_by
 from mntapi.guests.types import Family, Guest, MountKind, MountPoint, PointInTime
 from mntapi.session.guest_tree.links import names_in
+from mntapi.session.guest_tree.missing import advice_for, is_medium
 from mntapi.session.guest_tree.places import Kind, Origin, Place, Places
 from mntapi.session.guest_tree.snapshots import base_of, label_of, moment_of, name_of
 from mntapi.session.guest_tree.tree import GuestTree
@@ -31,8 +32,6 @@ VOLUMES = "volumes"
 """The folder of the volumes that nothing mounts; ``volumes~``, ``volumes~~`` ... where the guest has a file of that name."""
 NETWORK = "network"
 """``Node.reason`` of a mount point whose files are on a server."""
-_NO_VOLUME = "not a volume of the set"
-"""What the reason says of a drive letter that is a DVD drive's, or that of a stick (``guests/windows/drives.py``)."""
 _GUID = re.compile(r"volume\{[0-9a-f-]{36}\}", re.IGNORECASE)
 
 
@@ -83,6 +82,8 @@ class _Assembly:
         self._copies: dict[str, list[Volume]] = {}
         for volume in disk_set.volumes:
             self._copies.setdefault(base_of(volume) or "", []).append(volume)
+        self._snapshots = {volume.id for volume in disk_set.volumes if base_of(volume) is not None}
+        """Volumes that are put beside all that show what they are of, at last."""
         self._placed: set[str] = set()
         """Snapshots, by id, that are beside what they are of."""
         total = sum(volume.size for volume in self._copies.get("", ()))
@@ -110,7 +111,8 @@ class _Assembly:
         for mount in mounts:
             self._mount(mount, home, is_windows)
         for point in guest.snapshots:
-            self._point_in_time(point, home, is_windows)
+            if point.volume not in self._snapshots:
+                self._point_in_time(point, home, is_windows)
 
     def snapshots(self) -> None:
         """Beside every mount point, what its volume was before."""
@@ -246,6 +248,8 @@ class _Assembly:
 
     def _alone(self, volume: Volume, names: tuple[str, ...]) -> Place:
         place = Place(Kind.VOLUME, names, names, (), volume=volume.id, subvolume=TOP)
+        if base_of(volume) is not None:
+            place.time_ns, place.label = moment_of(volume), label_of(volume)
         signature = self._set.content(volume).signature
         if signature is None or signature.usage is not Usage.SWAP:
             place.open = self._opener(volume, "/", TOP, is_windows=False)
@@ -313,11 +317,6 @@ class _Assembly:
         return True
 
 
-def is_medium(mount: MountPoint) -> bool:
-    """Whether nothing is missed there: a drive for media, or what is mounted only when somebody wants it to be."""
-    return mount.kind is MountKind.MISSING and ("noauto" in mount.options or _NO_VOLUME in (mount.reason or ""))
-
-
 def _parts(path: str, is_windows: bool) -> list[str]:
     """The names of a mount point, ``..`` resolved, never above the root."""
     names: list[str] = []
@@ -348,9 +347,7 @@ def _free(tree: GuestTree, folder: Node, name: str) -> str:
 
 def _missing(mount: MountPoint) -> Callable[[], Origin]:
     said = mount.reason or "it is not in this set"
-    error = Unsupported(
-        f"{mount.source}: {said}", hint="give the missing disk with -d, or the key with --key", reason="missing-volume"
-    )
+    error = Unsupported(f"{mount.source}: {said}", hint=advice_for(mount), reason="missing-volume")
     return _failing(error)
 
 

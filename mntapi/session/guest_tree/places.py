@@ -65,6 +65,8 @@ class Place:
     """Slug: why a folder of our own is empty."""
     time_ns: int | None = None
     """When the snapshot was made, if that is known."""
+    label: str | None = None
+    """What the snapshot is called, where it is not beside what it is of; None: it is, or is no snapshot."""
     bound: tuple[str, ...] | None = None
     """Where the folder is that a bind mount shows."""
     snapshots: list[int] = field(default_factory=list)

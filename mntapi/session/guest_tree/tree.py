@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from mntapi.errors import Invalid, IsADirectory, MntapiError, NotADirectory, NotFound
 from mntapi.session.guest_tree import links
 from mntapi.session.guest_tree.places import Kind, Place, Places, fold, outer
+from mntapi.session.guest_tree.spelling import Spelling
 from mntapi.types import Blocks, Capacity, Entry, FileKind, FileSystem, Node
+
+_NO_DRIVE = "add the disk that it is on with -d; mntapi info shows which volumes have which letters"
 
 
 class GuestTree:
@@ -32,6 +35,7 @@ class GuestTree:
         self._capacity = capacity
         self._volumes = volumes
         self._snapshots = snapshots
+        self._spelling = Spelling(self)
 
     @property
     def root(self) -> Node:
@@ -59,6 +63,30 @@ class GuestTree:
     def absolute(self, link: Node, target: str) -> list[str] | None:
         return links.absolute(self.places.of(link), target, self._volumes)
 
+    def leads_to(self, link: Node) -> list[str] | None:
+        """The names, as the folders have them, of where a link of Windows leads whose target is a full path: no other system
+        understands that. None: the target's text says it, to every system.
+        """
+        target = self.readlink(link)
+        if not self.places.of(link).is_windows:
+            return links.drive_path(target) if self.folds_names(link) else None
+        names = self.absolute(link, target)
+        return None if names is None else self._spelling.of(names)
+
+    def spelled(self, path: str) -> list[str]:
+        """The names of a path as a user writes it, as the folders have them."""
+        return self._spelling.of(self.parts(path))
+
+    def folds_names(self, node: Node) -> bool:
+        """Whether upper and lower case are one where the node is: to its guest, or in its file system."""
+        place = self.places.of(node)
+        if place.is_windows or place.open is None:
+            return place.is_windows
+        try:
+            return bool(getattr(place.origin.filesystem, "folds_case", False))
+        except MntapiError:
+            return False
+
     def above(self, folder: Node) -> int:
         return self.places.of(folder).above if self.places.is_root(folder) else 1
 
@@ -80,6 +108,8 @@ class GuestTree:
             return outer(index, filesystem.lookup(directory._replace(inode=inner), name))
         except MntapiError:
             if index or name not in self.places.loose or directory.inode != self.root.inode:
+                if place.kind is Kind.FOLDER and place.is_windows and links.drive_path(name):
+                    raise NotFound("no drive of that letter is on the disks given", hint=_NO_DRIVE) from None
                 raise
         return self.places.node(self.places.loose[name])
 

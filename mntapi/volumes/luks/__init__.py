@@ -8,6 +8,7 @@ and ciphers that no installed library has. Tokens are ignored: they tell how oth
 
 Always true: nothing is derived before there is a key to try, and for one volume not longer than a limit; a volume that stays
 locked is listed, as ENCRYPTED, with what it wants. A header of version 2 that is spoilt is replaced by its second copy.
+One stored elsewhere is for the volume that the user names, or else for what looks like ciphertext and is no noise by it.
 """
 
 from mntapi.volumes.luks.scheme import with_keys

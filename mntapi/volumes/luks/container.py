@@ -7,19 +7,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mntapi.blocks import Concat, Slice
+from mntapi.blocks import Concat, Slice, read_clipped
 from mntapi.crypto.keyslot import KeySlot
 from mntapi.crypto.luks1 import HEADER_LENGTH
 from mntapi.crypto.sectors import NULL, SectorCipher, check_name, parse_name, sector_cipher
 from mntapi.errors import Denied, MntapiError, NotFound, Unsupported
-from mntapi.keys import Keys, Secret
+from mntapi.keys import Key, Keys
 from mntapi.types import Blocks, Volume, VolumeState
+from mntapi.units import KIB
 from mntapi.volumes.luks.blocks import Decrypted
 from mntapi.volumes.luks.header import Header, Place, Segment, read_luks1
 from mntapi.volumes.luks.luks2 import read_luks2
-from mntapi.volumes.luks.places import known_as
+from mntapi.volumes.luks.places import ROAMING, has_structure, known_as
 from mntapi.volumes.luks.unlock import Attempt, find_master_key
 
+_LOOKED_AT = 128 * KIB
+"""Bytes of a volume among which some are not random: all superblocks of file systems and labels are there."""
 _LUKS1 = b"LUKS\xba\xbe\0\1"
 
 
@@ -39,10 +42,17 @@ class Containers:
         self._keys = keys
         self._opened: dict[tuple[str, bytes], _Opened] = {}
 
-    def inside(self, container: Volume, detached: Secret | None) -> Iterator[Volume]:
-        """The container itself, with what there is to say of it, and the volume inside if a key opens it."""
+    def inside(self, container: Volume, detached: Key | None) -> Iterator[Volume]:
+        """The container itself, with what there is to say of it, and the volume inside if a key opens it.
+
+        ``detached``: its header, if that is elsewhere.
+        """
         try:
-            yield from self._inside(container, Place(container.blocks if detached is None else detached))
+            place = Place(container.blocks if detached is None else detached.secret)
+            found = list(self._inside(container, place))
+            if detached is not None and detached.volume == ROAMING and len(found) > 1:
+                _check_fit(found[1])
+            yield from found
         except MntapiError as error:
             self._keys.meet(*known_as(container))
             yield replace(container, state=_state(error), reason=_joined(container.reason, f"luks: {error}"))
@@ -98,6 +108,14 @@ class Containers:
         tried = f"wrong key ({attempt.wrong} tried)" if attempt.wrong else None
         reason = "; ".join(text for text in (tried, *attempt.troubles, wants, header.note) if text)
         return _Opened((), prefix + reason, VolumeState.ENCRYPTED)
+
+
+def _check_fit(inside: Volume) -> None:
+    """Raise Denied if the volume is noise, as one is that was decrypted by the header of another."""
+    if not has_structure(read_clipped(inside.blocks, 0, _LOOKED_AT)):
+        inside.blocks.close()
+        what = "the header that was given does not fit: by it, all is noise; of an empty volume say VOLUME:header=FILE"
+        raise Denied(what, reason="header")
 
 
 def _state(error: MntapiError) -> VolumeState:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mntapi.blocks import read_clipped
-from mntapi.keys import KeyKind, Keys, Secret
+from mntapi.keys import Key, KeyKind, Keys
 from mntapi.types import Volume
-from mntapi.volumes.luks.places import HEAD, MAGIC, SECOND_MAGIC, SIZES, known_as
+from mntapi.volumes.luks.places import HEAD, MAGIC, ROAMING, SECOND_MAGIC, SIZES, is_noise, known_as
 
 if TYPE_CHECKING:
     from mntapi.volumes.luks.container import Containers
@@ -36,7 +36,7 @@ class Luks:
         head = read_clipped(volume.blocks, 0, HEAD)
         if head.startswith(MAGIC):
             return head[len(MAGIC) : len(MAGIC) + 2] in _VERSIONS
-        if self._detached(volume) is not None:
+        if self._detached(volume, head) is not None:
             return True
         return bool(head) and not any(head) and _has_second_copy(volume)
 
@@ -46,14 +46,14 @@ class Luks:
 
         self._containers = self._containers or Containers(self._keys)
         for volume in claimed:
-            yield from self._containers.inside(volume, self._detached(volume))
+            yield from self._containers.inside(volume, self._detached(volume, read_clipped(volume.blocks, 0, HEAD)))
 
-    def _detached(self, volume: Volume) -> Secret | None:
-        """The header that a key holds for this very volume."""
-        for key in self._keys.of(*known_as(volume), kind=KeyKind.HEADER):
-            if key.volume is not None:
-                return key.secret
-        return None
+    def _detached(self, volume: Volume, head: bytes) -> Key | None:
+        """The header that a key holds for this very volume, or for whichever it fits if this may be ciphertext."""
+        if not self._keys.has_any:
+            return None
+        names = (*known_as(volume), ROAMING) if is_noise(head) else known_as(volume)
+        return next((key for key in self._keys.of(*names, kind=KeyKind.HEADER) if key.volume is not None), None)
 
 
 def _has_second_copy(volume: Volume) -> bool:

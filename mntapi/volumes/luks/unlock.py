@@ -87,9 +87,9 @@ class Attempt:
 def _spellings(secret: Secret) -> Iterator[memoryview]:
     """The passphrases that the contents of a file may stand for, the likelier one first: each costs the whole derivation.
 
-    One line of text is what a person typed, and the newline and the byte order mark are the editor's: first without them, then
-    as it is, which is how cryptsetup takes key files. All else is a key file, as it is. No copy is made: what is in Python's own
-    memory cannot be overwritten for sure.
+    One line of text is what a person typed, and the newline and the byte order mark are the editor's: first without them,
+    then as it is, which is how cryptsetup takes key files. All else is a key file, as it is. No copy is made: what is in
+    Python's own memory cannot be overwritten for sure.
     """
     content = secret.view()
     start = len(_MARK) if bytes(content[: len(_MARK)]) == _MARK else 0
@@ -101,7 +101,7 @@ def _spellings(secret: Secret) -> Iterator[memoryview]:
 
 
 def _can_be_typed(content: memoryview) -> bool:
-    return len(content) <= MAX_TYPED and not any(byte < 0x20 and byte != 0x09 or byte == 0x7F for byte in content)
+    return len(content) <= MAX_TYPED and not any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in content)
 
 
 def find_master_key(attempt: Attempt, keys: Keys, names: tuple[str, ...], shown: str, wants: str) -> bytes | None:

@@ -150,7 +150,7 @@ class _Journal:
     def replayed(self) -> dict[int, int]:
         """What is to be replayed: blocks of data, and which block of the journal has the newest of each."""
         places: dict[int, int] = {}
-        for index in _to_replay(list(self._rounds())):
+        for index in _to_replay(self._rounds()):
             for entry, (sector, last) in self._entries(self._section(index)):
                 place = index * self._superblock.entries + entry
                 places[sector // self._superblock.block] = place
@@ -161,11 +161,17 @@ class _Journal:
         length = self._superblock.section * SECTOR
         return read(self._metadata, _JOURNAL_AT + index * length, length)
 
-    def _rounds(self) -> Iterator[frozenset[int | None]]:
-        """Of each section, the numbers that its sectors are marked with; None for a mark that is none."""
+    def _rounds(self) -> Sequence[frozenset[int]]:
+        """Of each section, the numbers that its sectors are marked with. None at all if a mark is none: this was written to
+        by somebody else, or torn, and the kernel clears such a journal."""
+        rounds: list[frozenset[int]] = []
         for index in range(self._superblock.sections):
             marks = enumerate(mark for (mark,) in _MARK.iter_unpack(self._section(index)))
-            yield frozenset(_ROUNDS.get(mark ^ index << 32 ^ sector) for sector, mark in marks)
+            try:
+                rounds.append(frozenset(_ROUNDS[mark ^ index << 32 ^ sector] for sector, mark in marks))
+            except KeyError:
+                return ()
+        return rounds
 
     def _entries(self, section: bytes) -> Iterator[tuple[int, tuple[int, bytes]]]:
         """The entries of a section that are in use: the sector that each is for, and the last bytes of its sectors."""
@@ -209,12 +215,12 @@ class _Journal:
         """Nothing to release: the metadata belongs to somebody else."""
 
 
-def _to_replay(rounds: Sequence[frozenset[int | None]]) -> Iterator[int]:
+def _to_replay(rounds: Sequence[frozenset[int]]) -> Iterator[int]:
     """The sections to replay, the oldest first: those of the round before the last that are still there, and of the last."""
-    used = frozenset[int | None]().union(*rounds)
+    used = frozenset[int]().union(*rounds)
     free = [number for number in range(4) if number not in used]
-    if not rounds or None in used or not free:
-        return  # written to the journal's device by somebody else, or torn: the kernel clears such a journal
+    if not rounds or not free:
+        return  # no kernel leaves all four: the kernel clears such a journal
     # The last number in use is the one before the first free one; where the highest is free, the one before its run.
     unused = free[0]
     if 3 not in used:

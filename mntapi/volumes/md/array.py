@@ -63,7 +63,12 @@ def survives(geometry: Geometry, lost: Collection[int]) -> bool:
     if geometry.level == 10:
         near, far, _ = _copies(geometry.layout or 0)
         return raid10.survives(geometry.raid_disks, near, far, lost)
-    return len(lost) <= {1: geometry.raid_disks - 1, 4: 1, 5: 1, 6: 2}.get(geometry.level, 0)
+    return len(lost) <= redundancy(geometry)
+
+
+def redundancy(geometry: Geometry) -> int:
+    """How many members may lack the same range of bytes; 0 for RAID 10, where that depends on which."""
+    return {1: geometry.raid_disks - 1, 4: 1, 5: 1, 6: 2}.get(geometry.level, 0)
 
 
 def layout_name(geometry: Geometry) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from mntapi.blocks import Concat, Missing, Slice
 from mntapi.types import Blocks
@@ -21,7 +22,7 @@ def member_data(member: Member) -> Blocks:
     good = there if superblock.recovered is None else min(there, superblock.recovered)
     parts: list[Blocks] = []
     at = 0
-    for start, end in _clipped(bad_blocks(blocks, superblock), good):
+    for start, end in bad_ranges(member, good):
         if at < start:
             parts.append(Slice(blocks, superblock.data_offset + at, start - at))
         parts.append(Missing(end - start, f"{member} has bad blocks there"))
@@ -33,6 +34,17 @@ def member_data(member: Member) -> Blocks:
     if there < size:
         parts.append(Missing(size - there, f"{member} is cut off"))
     return parts[0] if len(parts) == 1 else Concat(parts or [Missing(0, "no data")])
+
+
+def bad_ranges(member: Member, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of what its bad block log has of its first ``size`` bytes, ascending. Raises what reading that raises."""
+    return _clipped(bad_blocks(member.volume.blocks, member.superblock), size)
+
+
+def most_at_once(ranges: Iterable[tuple[int, int]]) -> int:
+    """How many of these ranges (start, end) have a byte in common, at most."""
+    edges = sorted(edge for start, end in ranges for edge in ((start, 1), (end, -1)))
+    return max(accumulate(step for _, step in edges), default=0)
 
 
 def _clipped(ranges: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

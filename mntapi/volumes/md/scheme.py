@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from mntapi.blocks import Missing
 from mntapi.blocks.writable import Unwritable
 from mntapi.errors import MntapiError, Unsupported
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import format_size
-from mntapi.volumes.md.array import build, layout_name, survives
+from mntapi.volumes.md.array import build, layout_name, redundancy, survives
 from mntapi.volumes.md.assembly import Assembly, Member, assemble
-from mntapi.volumes.md.data import member_data
+from mntapi.volumes.md.data import bad_ranges, member_data, most_at_once
 from mntapi.volumes.md.probe import find, foreign
 from mntapi.volumes.md.superblock import Superblock
 from mntapi.volumes.md.zones import unrecorded
@@ -89,8 +90,8 @@ def _blocks(assembly: Assembly) -> tuple[Blocks, list[str]]:
     blocks = build(assembly.newest.geometry, members)
     why_not_written = _why_not_written(assembly)
     blocks = Unwritable(blocks, why_not_written) if why_not_written else blocks
-    unread = unrecorded(assembly.newest.geometry, members)
-    return blocks, [unread] if unread else []
+    unread = (unrecorded(assembly.newest.geometry, members), _lost_to_bad_blocks(assembly))
+    return blocks, [reason for reason in unread if reason]
 
 
 def _why_not_written(assembly: Assembly) -> str | None:
@@ -107,16 +108,37 @@ def _why_not_written(assembly: Assembly) -> str | None:
 def _is_whole(assembly: Assembly) -> bool:
     """Whether redundancy gives what the members lack, for sure: not from parity that was not written in full."""
     newest = assembly.newest
-    lost = {*assembly.missing, *(role for role, member in assembly.members.items() if _lacks_some(member))}
-    return survives(newest.geometry, lost) and not _is_parity_unsure(newest)
+    return survives(newest.geometry, _lost(assembly)) and not _is_parity_unsure(newest)
+
+
+def _lost(assembly: Assembly) -> set[int]:
+    """The places of the members that are not there, or not with all of their data."""
+    return {*assembly.missing, *(role for role, member in assembly.members.items() if _lacks_some(member))}
 
 
 def _lacks_some(member: Member) -> bool:
-    """Whether a part of it is not rebuilt, bad, or not there."""
+    """Whether a part of it is not rebuilt, or not there."""
     superblock = member.superblock
     is_rebuilding = superblock.recovered is not None and superblock.recovered < superblock.data_size
-    is_cut = superblock.data_offset + superblock.data_size > member.volume.size
-    return is_rebuilding or is_cut or superblock.bad_block_log is not None
+    return is_rebuilding or superblock.data_offset + superblock.data_size > member.volume.size
+
+
+def _lost_to_bad_blocks(assembly: Assembly) -> str | None:
+    """Why bad blocks cannot all be read from the other members, None if they can. Of RAID 10, whose copies are at different
+    places, only if those members as a whole can be done without."""
+    geometry, lost = assembly.newest.geometry, _lost(assembly)
+    others = [(role, member) for role, member in sorted(assembly.members.items()) if role not in lost]
+    ranges = {role: list(bad_ranges(member, member.superblock.data_size)) for role, member in others}
+    bad = [role for role, found in ranges.items() if found]
+    names = ", ".join(str(assembly.members[role]) for role in bad)
+    if bad and _is_parity_unsure(assembly.newest):
+        return f"bad blocks of {names} are computed from parity, which may be wrong: it was not shut down cleanly"
+    if not bad or survives(geometry, lost.union(bad)):
+        return None
+    at_once = most_at_once(chain.from_iterable(ranges.values()))
+    if geometry.level != 10 and at_once + len(lost) <= redundancy(geometry):
+        return None
+    return f"bad blocks of {names} may be in no other member"
 
 
 def _is_parity_unsure(superblock: Superblock) -> bool:

@@ -3,7 +3,7 @@ those the content, from the first byte on.
 
 Metadata on another device is not looked for: then the content is the whole device, and nothing on it says DRBD. The end of a
 device may also be that of a partition or logical volume with DRBD inside: the bitmap must have a bit for every block in front
-of it, and no partition may reach so far.
+of it, and neither a partition nor LVM's physical volume may reach so far.
 
 Source: DRBD User's Guide, "Internal meta data"; Linux drivers/block/drbd/drbd_main.c (``struct meta_data_on_disk``), and
 drbd-headers for version 9; places, flags and bitmaps were checked against ``drbdmeta dump-md`` and ``show-gi``.
@@ -17,9 +17,11 @@ from dataclasses import dataclass
 
 from mntapi.blocks import Slice, read_clipped
 from mntapi.blocks.writable import Unwritable
+from mntapi.errors import Corrupt
 from mntapi.types import Blocks, Volume, VolumeState
 from mntapi.units import KIB, SECTOR, align_down
 from mntapi.volumes.bootrecord import has_partition_at
+from mntapi.volumes.lvm.label import find_label
 from mntapi.volumes.named.kinds import Device, Superblocks, told
 from mntapi.volumes.names import component_name
 
@@ -68,9 +70,18 @@ def _covers(bitmap: int, block: int, peers: int, size: int) -> bool:
 def _find(blocks: Blocks) -> Metadata | None:
     place = align_down(blocks.size, _SIZE) - _SIZE
     metadata = parse(read_clipped(blocks, place, _SIZE), place) if place >= 0 else None
-    if metadata is not None and has_partition_at(read_clipped(blocks, 0, SECTOR), blocks.sector_size, place):
-        return None
-    return metadata
+    return None if metadata is None or _is_used_up_to(blocks, place) else metadata
+
+
+def _is_used_up_to(blocks: Blocks, place: int) -> bool:
+    """Whether what begins the device has byte ``place`` too, so that it belongs to something inside."""
+    if has_partition_at(read_clipped(blocks, 0, SECTOR), blocks.sector_size, place):
+        return True
+    try:
+        label = find_label(blocks)
+    except Corrupt:
+        return False  # LVM says so of the content
+    return label is not None and label.device_size > place
 
 
 def _describe(devices: Sequence[Device[Metadata]]) -> Iterator[Volume]:
