@@ -7,35 +7,35 @@ renamed when it is whole; one with unreadable parts keeps what could be read, un
 
 from __future__ import annotations
 
-import itertools
 import os
-import secrets
-import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mntapi.blocks.file import translate
-from mntapi.errors import Corrupt, Denied, Failed, Invalid, IsADirectory, MntapiError, Unsupported
-from mntapi.escaping import quoted
+from mntapi.errors import Corrupt, Failed, Invalid, IsADirectory, MntapiError, Unsupported
 from mntapi.filesystems.kinds import MODE_BITS
+from mntapi.restore.content import copy_content, damaged
+from mntapi.restore.entries import (
+    FOLDER_FLAGS,
+    check_free,
+    check_name,
+    draft_in,
+    free_name,
+    make_folder,
+    new_file,
+    opened_below,
+)
 from mntapi.restore.links import LeadsLinks, is_below, relative_target
 from mntapi.restore.metadata import set_metadata
-from mntapi.types import Blocks, ExtentKind, FileKind, FileSystem, Node
-from mntapi.units import MIB
+from mntapi.types import FileKind, FileSystem, Node
 
-_CHUNK = MIB
-_RETRY = 4096
-"""Bytes of the pieces in which a chunk with a bad sector is read again."""
 _MAX_DEPTH = 512
 """Folders inside one another; each costs a descriptor. A path of 4096 bytes could hold more, and none has been seen to."""
 _FRAMES = 4 * _MAX_DEPTH + 1000
 """Python frames that a tree of that depth takes."""
 _ON_A_SERVER = "network"
 """``Node.reason`` of a mount point whose files are on no disk of the guest."""
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -164,8 +164,8 @@ class Copier:
             raise Corrupt("a folder that has been met before: the file system loops", reason="folder-loop")
         self._seen.add(node.inode)
         name = below[-1]
-        made = _make_folder(name, folder_fd)
-        inner_fd = os.open(name, _FOLDER_FLAGS, dir_fd=folder_fd)
+        made = make_folder(name, folder_fd)
+        inner_fd = os.open(name, FOLDER_FLAGS, dir_fd=folder_fd)
         try:
             self._copy_children(source, node, inner_fd, below)
         finally:
@@ -202,23 +202,23 @@ class Copier:
 
     def _copy_file(self, source: str, node: Node, folder_fd: int, below: tuple[str, ...]) -> None:
         name = below[-1]
-        self._check_free(folder_fd, name)
+        check_free(folder_fd, name, overwrite=self._options.overwrite)
         has_more_names = self._options.hard_links and node.links > 1
         if has_more_names and self._link(node, folder_fd, name):
             return
         blocks = self._tree.open(node)
         try:
-            with _draft(folder_fd) as draft:
-                with _new_file(folder_fd, draft) as fd:
-                    bad = self._copy_content(source, blocks, fd)
+            with draft_in(folder_fd) as draft:
+                with new_file(folder_fd, draft) as fd:
+                    lost = copy_content(blocks, fd, lambda count: self._progress(source, count))
                     status = os.fstat(fd)
-                final = _free_name(folder_fd, name + ".damaged") if bad else name
+                final = free_name(folder_fd, name + ".damaged") if lost else name
                 self._set_metadata(source, node, folder_fd, draft)
                 os.rename(draft, final, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         finally:
             blocks.close()
-        if bad:
-            self.report.failures.append(Failure(source, _damaged(bad, final)))
+        if lost:
+            self.report.failures.append(Failure(source, damaged(lost, final)))
         elif has_more_names:
             self._first_names[node.inode] = _Copied(self._folder, below, (status.st_dev, status.st_ino))
         self.report.files += 1
@@ -231,7 +231,7 @@ class Copier:
         if first is None:
             return False
         try:
-            with _draft(folder_fd) as draft, _opened_below(first.folder, first.below[:-1]) as first_fd:
+            with draft_in(folder_fd) as draft, opened_below(first.folder, first.below[:-1]) as first_fd:
                 os.link(first.below[-1], draft, src_dir_fd=first_fd, dst_dir_fd=folder_fd, follow_symlinks=False)
                 status = os.stat(draft, dir_fd=folder_fd, follow_symlinks=False)
                 if (status.st_dev, status.st_ino) != first.identity:
@@ -242,41 +242,14 @@ class Copier:
         self.report.files += 1
         return True
 
-    def _copy_content(self, source: str, blocks: Blocks, fd: int) -> list[tuple[int, int, MntapiError]]:
-        """Write all data extents, leave the rest as holes; returns the ranges (offset, length) that could not be read."""
-        bad: list[tuple[int, int, MntapiError]] = []
-        buffer = memoryview(bytearray(min(_CHUNK, max(1, blocks.size))))
-        for extent in blocks.extents(0, blocks.size):
-            if extent.kind is ExtentKind.ZERO:
-                self._progress(source, extent.length)
-                continue
-            for offset in range(extent.offset, extent.end, _CHUNK):
-                chunk = buffer[: min(_CHUNK, extent.end - offset)]
-                bad.extend(_copy_range(blocks, offset, chunk, fd))
-                self._progress(source, len(chunk))
-        os.ftruncate(fd, blocks.size)
-        return bad
-
     def _make(self, source: str, node: Node, folder_fd: int, name: str, create: Callable[[str], None]) -> None:
         """Create something that has no contents, and put it in place when it is as the guest had it."""
-        self._check_free(folder_fd, name)
-        with _draft(folder_fd) as draft:
+        check_free(folder_fd, name, overwrite=self._options.overwrite)
+        with draft_in(folder_fd) as draft:
             create(draft)
             self._set_metadata(source, node, folder_fd, draft)
             os.rename(draft, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         self.report.files += 1
-
-    def _check_free(self, folder_fd: int, name: str) -> None:
-        try:
-            status = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(status.st_mode):
-            raise Denied("a folder of that name is there already", hint="copy elsewhere")
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
-            raise Denied("something that is no file is there already, and is never replaced", hint="copy elsewhere")
-        if not self._options.overwrite:
-            raise Denied("a file of that name is there already", hint="replace it with --overwrite, or copy elsewhere")
 
     def _set_metadata(self, source: str, node: Node, folder_fd: int, name: str) -> None:
         """As asked; what the guest's disk or the host refuses of it is a failure to tell, and no reason to lose the file."""
@@ -289,102 +262,6 @@ class Copier:
         refused = set_metadata(node, folder_fd, name, owner=self._options.owner, attributes=attributes)
         if refused:
             self.report.failures.append(Failure(source, Failed(f"not restored: {', '.join(refused)}", reason="metadata")))
-
-
-def check_name(name: str) -> None:
-    """Raise Denied for a name that no single entry of a folder can have on this host."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise Denied(f"the name {quoted(name)} cannot be a file's name here", reason="bad-name")
-
-
-def _make_folder(name: str, folder_fd: int) -> bool:
-    """Whether the folder was made; False if it was there."""
-    try:
-        os.mkdir(name, 0o700, dir_fd=folder_fd)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode):
-            raise Denied("something that is no folder is there already", hint="remove it, or copy elsewhere") from None
-        return False
-    return True
-
-
-@contextmanager
-def _draft(folder_fd: int) -> Iterator[str]:
-    """A name to make an entry under before it gets its own; whatever still has it at the end is removed."""
-    name = f".mntapi-{secrets.token_hex(6)}.part"
-    try:
-        yield name
-    finally:
-        with suppress(FileNotFoundError):  # it was never made, or is in place
-            os.unlink(name, dir_fd=folder_fd)
-
-
-@contextmanager
-def _opened_below(folder: str, names: tuple[str, ...]) -> Iterator[int]:
-    """The folder reached from ``folder`` by ``names``, no link being followed on the way."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for name in names:
-            inner_fd = os.open(name, _FOLDER_FLAGS, dir_fd=fd)
-            os.close(fd)
-            fd = inner_fd
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _new_file(folder_fd: int, name: str) -> Iterator[int]:
-    fd = os.open(name, _NEW_FLAGS, 0o600, dir_fd=folder_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _copy_range(blocks: Blocks, offset: int, chunk: memoryview, fd: int) -> Iterator[tuple[int, int, MntapiError]]:
-    """Copy one chunk; where it cannot be read whole, in small pieces, yielding those that fail."""
-    try:
-        blocks.readinto(offset, chunk)
-        _write(fd, chunk, offset)
-        return
-    except MntapiError as error:
-        if len(chunk) <= _RETRY:
-            yield offset, len(chunk), error
-            return
-    for start in range(0, len(chunk), _RETRY):
-        piece = chunk[start : start + _RETRY]
-        yield from _copy_range(blocks, offset + start, piece, fd)
-
-
-def _write(fd: int, chunk: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(chunk):
-        done += os.pwrite(fd, chunk[done:], offset + done)
-
-
-def _free_name(folder_fd: int, name: str) -> str:
-    """``name``, or with a number behind it where that is taken: nothing is replaced by what is damaged."""
-    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
-    return next(one for one in names if not _exists(folder_fd, one))
-
-
-def _exists(folder_fd: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _damaged(bad: list[tuple[int, int, MntapiError]], final: str) -> MntapiError:
-    lost = sum(length for _, length, _ in bad)
-    offset, _, first = bad[0]
-    return Failed(
-        f"{lost} bytes cannot be read, the first at byte {offset} of the file: {first}",
-        hint=f"what could be read is in {quoted(final)}, with zeros in place of what could not",
-        reason=first.reason or "damaged",
-    )
 
 
 def _host_error(error: OSError, name: str) -> MntapiError:

@@ -11,7 +11,8 @@ import pytest
 from contract.memory_filesystem import Memory, MemoryFileSystem
 from mntapi.blocks import Concat, Fault, Zero
 from mntapi.errors import Corrupt, Denied, NotFound
-from mntapi.restore.copy import Copier, CopyOptions, Report, check_name
+from mntapi.restore.copy import Copier, CopyOptions, Report
+from mntapi.restore.entries import check_name
 from mntapi.types import FileKind, Node
 from mntapi.units import MIB
 
