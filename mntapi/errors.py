@@ -52,9 +52,9 @@ class MntapiError(Exception):
         if self.offset is not None:
             details.append(f"at byte {self.offset}")
         if self.expected is not None:
-            details.append(f"expected {_shown(self.expected)}")
+            details.append(f"expected {shown(self.expected)}")
         if self.found is not None:
-            details.append(f"found {_shown(self.found)}")
+            details.append(f"found {shown(self.found)}")
         text = f"{self.path}: {self.what}" if self.path else self.what
         return f"{text} ({', '.join(details)})" if details else text
 
@@ -72,7 +72,7 @@ class MntapiError(Exception):
         return placed.with_traceback(self.__traceback__)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Bytes as people read them in a dump, all else as text."""
     return value.hex(" ") if isinstance(value, bytes) else str(value)
 

@@ -21,6 +21,7 @@ from mntapi.errors import (
     NotFound,
     ReadFailed,
     Unsupported,
+    shown,
 )
 from mntapi.units import MIB
 
@@ -98,7 +99,7 @@ def pack_error(error: MntapiError) -> Message:
     """An error as a message."""
     known = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS), "Failed")
     fields = {name: getattr(error, name) for name in ("path", "offset", "hint", "reason")}
-    texts = {name: None if (value := getattr(error, name)) is None else str(value) for name in ("expected", "found")}
+    texts = {name: None if (value := getattr(error, name)) is None else shown(value) for name in ("expected", "found")}
     return {"op": "error", "kind": known, "what": error.what, **fields, **texts}
 
 

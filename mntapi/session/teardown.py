@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ _WORKER_END_S = 5.0
 _WORKER_KILL_S = 1.0
 """Seconds a worker has to obey SIGTERM when a mount is taken away by force."""
 _DIALER_END_S = 1.0
+_PASSING_S = (0.1, 0.3, 0.6)
+"""Seconds between attempts at a mount that is in use by nobody to be seen: programs that look at every mount, such as ``df``,
+are in each for a moment."""
 _STILL_IN_USE = "still in use: {}"
 
 
@@ -48,10 +52,27 @@ def unmount(mountpoint: str, *, force: bool = False) -> tuple[str, ...]:
     if not found:
         raise NotFound("nothing of mntapi is mounted here", path=mountpoint, hint="mntapi ps lists what is mounted")
     with journal.claim(found[-1].id) as entry, uninterrupted():
+        return _undo_when_free(entry, force)
+
+
+def _undo_when_free(entry: Entry, force: bool) -> tuple[str, ...]:
+    """``undo``, once more where somebody came by who is gone already."""
+    pauses = iter(_PASSING_S)
+    while True:
         try:
             return undo(entry, force=force)
         except Busy as error:
-            raise _explained(error, entry.record) from error
+            pause = next(pauses, None) if _may_pass(error, entry.record) else None
+            if pause is None:
+                raise _explained(error, entry.record) from error
+        time.sleep(pause)
+
+
+def _may_pass(error: Busy, record: Record) -> bool:
+    """Whether nobody is seen who uses it, and nothing is known that would last."""
+    if error.reason != "in-use" or error.path is None or kernel_mount.holders(error.path):
+        return False
+    return record.worker is None or not is_stopped(record.worker)
 
 
 def _explained(error: Busy, record: Record) -> Busy:

@@ -10,8 +10,9 @@ import pytest
 
 from mntapi.errors import Busy
 from mntapi.kernel.process import start_time
+from mntapi.session import teardown
 from mntapi.session.flushing import is_stopped
-from mntapi.session.journal import ProcessId, Record
+from mntapi.session.journal import Entry, ProcessId, Record
 from mntapi.session.teardown import _explained, _state
 
 
@@ -48,3 +49,40 @@ def test_a_process_that_has_ended() -> None:
     assert _state(record) == ("dead", "its worker has ended")
     record = record_of(os.getpid())
     assert _state(record) == ("dead", "nothing of it is mounted any more")
+
+
+@pytest.mark.parametrize(("refusals", "is_undone"), [(1, True), (3, True), (4, False)])
+def test_who_was_only_passing_does_not_keep_a_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, is_undone: bool
+) -> None:
+    """``df`` is in every mount for a moment; nobody who stays is waited for longer than that."""
+    answers = [Busy("is in use", path=str(tmp_path), reason="in-use")] * refusals
+
+    def undo(entry: Entry, *, force: bool) -> tuple[str, ...]:
+        if answers:
+            raise answers.pop()
+        return ("undone",)
+
+    monkeypatch.setattr(teardown, "undo", undo)
+    monkeypatch.setattr(teardown, "_PASSING_S", (0.0, 0.0, 0.0))
+    entry = Entry(tmp_path, record_of(os.getpid()), -1)
+    if is_undone:
+        assert teardown._undo_when_free(entry, False) == ("undone",)
+    else:
+        with pytest.raises(Busy, match="cannot be seen"):
+            teardown._undo_when_free(entry, False)
+        assert not answers
+
+
+def test_somebody_who_is_seen_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def undo(entry: Entry, *, force: bool) -> tuple[str, ...]:
+        asked.append(entry)
+        raise Busy("is in use: python", path=str(tmp_path), reason="in-use")
+
+    monkeypatch.setattr(teardown, "undo", undo)
+    monkeypatch.setattr(teardown.kernel_mount, "holders", lambda path: ("python (1)",))
+    with pytest.raises(Busy, match="python"):
+        teardown._undo_when_free(Entry(tmp_path, record_of(os.getpid()), -1), False)
+    assert len(asked) == 1
