@@ -32,8 +32,8 @@ from mntapi.images.qcow2.create import MAX_NOTE, note_in
 from mntapi.images.qcow2.header import parse_header
 from mntapi.images.qcow2.overlay import CLUSTER
 from mntapi.session.witness import Named, Witness
-from mntapi.types import Blocks, FileBlocks, Image, OpenOptions
-from mntapi.units import KIB
+from mntapi.types import Blocks, FileBlocks, Image, Link, OpenOptions
+from mntapi.units import KIB, SECTOR
 
 HEAD = 256 * KIB
 """Bytes at the start of a file that are hashed: the headers of a VHDX, with its write GUIDs, end at 192 KiB."""
@@ -196,14 +196,30 @@ def _changed_originals(image: Image, witness: Witness, options: OpenOptions) -> 
         if overlay.format != "qcow2" or file is None:  # inside a container
             continue
         head = read_clipped(file, 0, CLUSTER)
-        if not parse_header(head).extensions.is_overlay:
+        header = parse_header(head)
+        if not header.extensions.is_overlay:
             continue
+        _check_length(original, witness, header.size)
         try:
             check_unchanged(overlay.file, note_in(head)[1], _states(witness, original.file))
         except Corrupt as error:
             if not options.ignore_cid:
                 raise
             yield error
+
+
+def _check_length(original: Link, witness: Witness, size: int) -> None:
+    """Raise Corrupt for a raw original that was cut: QCOW2 would have zeros in place of its end, and nobody wants those."""
+    file = witness.get(original.file) if original.format == "raw" else None
+    if file is not None and file.size + SECTOR <= size:
+        raise Corrupt(
+            "ends before the disk that the overlay was made over",
+            path=original.file,
+            expected=f"{size} bytes",
+            found=file.size,
+            hint="bring the whole original back: what is missing is in no overlay",
+            reason=REASON,
+        )
 
 
 def check_unchanged(overlay: str, note: bytes, now: Sequence[tuple[str, FileState]]) -> None:

@@ -765,3 +765,20 @@ def test_an_original_in_pieces(
     wanted = bytearray(raw.read_bytes())
     wanted[100:105] = b"again"
     assert (tmp_path / "new.raw").read_bytes() == wanted
+
+
+def test_an_original_without_its_end(
+    verb: Callable[..., subprocess.CompletedProcess], original: Path, target: Path, overlay: Path, tmp_path: Path
+) -> None:
+    """Nobody takes that as it is: QCOW2 has zeros for what a backing file is too short for."""
+    raw = tmp_path / "whole.raw"
+    run("qemu-img", "convert", "-O", "raw", original, raw)
+    verb("mount", raw, target, "--layout", "blocks", "--overlay", overlay)
+    verb("umount", target)
+    os.truncate(raw, raw.stat().st_size // 2)
+    for command in (("info", overlay), ("convert", overlay, tmp_path / "new.raw", "--format", "raw")):
+        for overruled in ((), ("--ignore-cid",)):
+            told = verb(*command, *overruled, code=8).stderr
+        assert "ends before" in told and str(raw) in told
+    assert verb("overlay", "commit", overlay, "--to", tmp_path / "new.raw", "--ignore-cid", code=8)
+    assert not (tmp_path / "new.raw").exists()
