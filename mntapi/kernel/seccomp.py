@@ -150,6 +150,7 @@ _AT_EMPTY_PATH = 0x1000
 _WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_TMPFILE & ~os.O_DIRECTORY
 _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41
 _TCGETS, _FIONREAD, _FIONCLEX, _FIOCLEX, _FIONBIO = 0x5401, 0x541B, 0x5450, 0x5451, 0x5421
+_BLKSSZGET = 0x1268  # the sector size of a block device
 
 # Not on the list above all: execve, fork, open, socket, connect, bind, ptrace, mount, unlink and all else that takes a path.
 _UNCONDITIONAL = frozenset(NUMBERS) - {
@@ -172,7 +173,7 @@ def rules(pid: int, *, may_read_files: bool = False, may_connect: bool = False) 
         "clone": Rule("clone", 0, _CLONE_THREAD | _CLONE_NEW, (_CLONE_THREAD,)),  # a thread: no process, no name space
         # Duplicate, close-on-exec, status flags; not F_SETOWN, which makes the kernel signal others.
         "fcntl": Rule("fcntl", 1, values=(0, 1, 2, 3, 4, 1030)),
-        "ioctl": Rule("ioctl", 1, values=(_TCGETS, _FIONREAD, _FIONCLEX, _FIOCLEX, _FIONBIO)),
+        "ioctl": Rule("ioctl", 1, values=(_TCGETS, _FIONREAD, _FIONCLEX, _FIOCLEX, _FIONBIO, _BLKSSZGET)),
         "prctl": Rule("prctl", 0, values=(_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA)),
         "prlimit64": Rule("prlimit64", 0, values=(0, pid)),
         "kill": Rule("kill", 0, values=(pid,)),

@@ -162,6 +162,6 @@ def _snapshots(machine: Element, media: Mapping[str, MachineDisk], path: str) ->
 def _created(stamp: str) -> int | None:
     """The time is for people to read: one that is damaged is as good as none."""
     try:
-        return int(datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()) * 10**9
+        return int(datetime.fromisoformat(stamp).astimezone(UTC).timestamp()) * 10**9  # strptime imports, a worker may not
     except ValueError:
         return None

@@ -112,11 +112,24 @@ def overlays_in_memory() -> OverlayOf:
     return lambda _index, disk: MemoryOverlay(disk.blocks, room)
 
 
+def _check_all_known(disk: Image, witness: Witness) -> None:
+    """Raise Unsupported for a chain of which a file is named by none below the top: its changes would go unnoticed."""
+    below = {path for path, _ in witness.below(disk.chain[0].file)}
+    for link in disk.chain:
+        if witness.get(link.file) is not None and link.file not in below:
+            raise Unsupported(
+                f"is named by the machine's file and not by {disk.path}: an overlay file cannot remember its state",
+                path=link.file,
+                hint="use --overlay memory, or open the disk by itself with --parent or --allow-outside",
+            )
+
+
 def overlays_from(channel: Channel, count: int, witness: Witness) -> OverlayOf:
     """Overlays in files that the other side of ``channel`` opens, for a set of ``count`` disks that ``witness`` opened."""
 
     def overlay_of(index: int, disk: Image) -> WritableBlocks:
         top = disk.chain[0].file
+        _check_all_known(disk, witness)
         asked: Message = {"op": "overlay", "disk": index, "of": count, "original": disk.path, "top": top}
         channel.send({**asked, "served": served_states(witness, top)})
         message, fds = channel.receive()
