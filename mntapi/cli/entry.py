@@ -29,11 +29,13 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Replace those that the caller closed, as services and cron jobs do, by ones that lead nowhere: a disk must not become
-    descriptor 1, and every ``print`` needs a stream."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    """Replace those that the caller closed, as services and cron jobs do: a disk must not become descriptor 1, and every
+    ``print`` needs a stream. What is said to nobody is dropped; a listing that nobody gets fails, as on a full disk."""
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:  # the lowest descriptor that is free is its own, these being opened in turn
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as the process lives)
+            fd = os.open(os.devnull, flags)
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, mode, encoding="utf-8"))  # noqa: SIM115 (for as long as the process lives)
 
 
 def _hide_secrets() -> None:

@@ -139,8 +139,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except errors.MntapiError as error:
         return report(error)
     except BrokenPipeError:
-        return _pipe_closed()
+        _drop_output()
+        return FAILED
     except OSError as error:
+        _drop_output()
         return report(_not_written(error))
     except Exception as error:  # noqa: BLE001 (boundary: a defect of ours must still be one line)
         return _defect(error)
@@ -189,10 +191,9 @@ def _usage(error: click.ClickException) -> int:
     return USAGE
 
 
-def _pipe_closed() -> int:
-    """The reader of our output went away, as ``head`` does; nothing more can be said there, not even at exit."""
+def _drop_output() -> None:
+    """Nobody takes our output, as when ``head`` has seen enough: what is left of it is not tried again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return FAILED
 
 
 def _defect(error: Exception) -> int:

@@ -8,12 +8,14 @@ the name of another format is not taken for raw unless the user says so (``names
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol, cast
 
 from mntapi.blocks import read_clipped
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, Invalid, MntapiError, Unsupported
 from mntapi.images.names import RAW_HINT, check_name, is_chunk
 from mntapi.images.orphans import FIRST, Asking, adoption
@@ -164,9 +166,8 @@ class Chain:
                 "the chain has too many links", path=child.path, expected=f"at most {MAX_LINKS}", reason="chain-too-long"
             )
         file = self.open_parent_file(name, child)
-        try:
-            if file.path in links:
-                raise Corrupt("the chain loops: this disk names itself as an ancestor", path=file.path, reason="chain-loop")
+        with closed_on_error(file), _placed(file.path):
+            self._check_loop(file, child)
             format_ = recognise(file, file.path, hint=_BACKING_HINT if RAW.name in formats else None)
             if format_ is RAW and "split" in formats:  # it has no mark; an overlay says that its original is one
                 format_ = named("split")
@@ -175,12 +176,27 @@ class Chain:
                     f"cannot be the parent of {child.path}", path=file.path, expected=" or ".join(formats), found=format_.name
                 )
             return format_.load().open_image(file, Chain(self.opener, self.options, links, orphan=self.orphan))
-        except MntapiError as error:
-            file.close()
-            raise error.located(path=file.path) from error.__cause__
-        except BaseException:
-            file.close()
-            raise
+
+    def open_raw_parent(self, name: str, child: FileBlocks) -> Image:
+        """As ``open_parent``, for a child that says its parent is raw: that is not looked into, for a guest may write any magic
+        into its own disk."""
+        file = self.open_parent_file(name, child)
+        with closed_on_error(file):
+            self._check_loop(file, child)
+            return RAW.load().open_image(file, self)
+
+    def _check_loop(self, parent: FileBlocks, child: FileBlocks) -> None:
+        if parent.path in (*self.above, child.path):
+            raise Corrupt("the chain loops: this disk names itself as an ancestor", path=parent.path, reason="chain-loop")
+
+
+@contextmanager
+def _placed(path: str) -> Iterator[None]:
+    """Errors of the block that name no file are about the one at ``path``."""
+    try:
+        yield
+    except MntapiError as error:
+        raise error.located(path=path) from error.__cause__
 
 
 def _recognise_named(file: FileBlocks) -> Format:
@@ -234,15 +250,8 @@ def open_image(spec: DiskSpec, opener: Opener, options: OpenOptions | None = Non
 
 def _open_image(spec: DiskSpec, opener: Opener, options: OpenOptions, orphan: str | None = None) -> Image:
     file = opener.open(spec.path)
-    try:
+    with closed_on_error(file), _placed(spec.path):
         format_ = named(spec.format) if spec.format else _recognise_named(file)
         if spec.snapshot is not None and format_.name not in WITH_SNAPSHOTS:
             raise Unsupported(f"a {format_.name} disk has no snapshots in it", path=file.path)
-        image = format_.load().open_image(file, Chain(opener, options, snapshot=spec.snapshot, orphan=orphan))
-    except MntapiError as error:
-        file.close()
-        raise error.located(path=spec.path) from error.__cause__
-    except BaseException:
-        file.close()
-        raise
-    return image
+        return format_.load().open_image(file, Chain(opener, options, snapshot=spec.snapshot, orphan=orphan))

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from mntapi.closing import closed_on_error
 from mntapi.errors import Denied, ReadFailed
 from mntapi.remote.patience import attempt_s, patience_s
 from mntapi.remote.urls import Endpoint
@@ -111,24 +112,18 @@ def _dial_tcp(addresses: Addresses, timeout_s: float) -> socket.socket:
         except OSError as error:
             failure = error
             continue
-        try:
+        with closed_on_error(sock):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except BaseException:
-            sock.close()
-            raise
         return sock
     raise failure
 
 
 def _connected(family: int, address: str | tuple[str | int | bytes, ...], timeout_s: float) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with closed_on_error(sock):
         sock.settimeout(timeout_s)
         sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
     return sock
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import urldefrag, urljoin
 
 from mntapi.blocks import check_range, whole
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, Denied, Invalid, MntapiError, ReadFailed
 from mntapi.remote.dial import CONNECT_TIMEOUT_S, Connector, dial
 from mntapi.remote.http_cache import BlockCache
@@ -190,7 +191,7 @@ def _open_first(url: Url, connect: Connector, timeout_s: float, deadline: Deadli
     place = url
     for _ in range(MAX_REDIRECTS + 1):
         connection = HttpConnection.open(place, connect, timeout_s=deadline.left(CONNECT_TIMEOUT_S))
-        try:
+        with closed_on_error(connection):
             headers = request_headers(place, url, None, 0, 1)
             response = connection.get(place.target, headers, length=1, timeout_s=deadline.left(timeout_s))
             if response.status not in REDIRECTS:
@@ -198,9 +199,6 @@ def _open_first(url: Url, connect: Connector, timeout_s: float, deadline: Deadli
                 if version.size:
                     connection.receive_body(response, memoryview(bytearray(1)))
                 return place, version, connection
-        except BaseException:
-            connection.close()
-            raise
         connection.close()
         place = _redirected(place, response.headers.get("Location"))
     raise _misdirected("the web server redirects on and on", expected=f"at most {MAX_REDIRECTS} redirects")

@@ -9,6 +9,7 @@ import http.client
 import io
 from collections.abc import Mapping
 
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, ReadFailed
 from mntapi.remote.dial import CONNECT_TIMEOUT_S, ConnectionLost, Connector
 from mntapi.remote.urls import DEFAULT_PORTS, Url
@@ -37,14 +38,11 @@ class HttpConnection:
         Raises what ``connect`` and ``Wire.start_tls`` raise.
         """
         wire = Wire(connect(url.endpoint))
-        try:
+        with closed_on_error(wire):
             if url.is_encrypted:
                 wire.begin(timeout_s, limit=MAX_HEAD)
                 wire.start_tls(tls_context(), url.tls_hostname)
             return cls(wire, url)
-        except BaseException:
-            wire.close()
-            raise
 
     def get(self, target: str, headers: Mapping[str, str], *, length: int, timeout_s: float) -> http.client.HTTPResponse:
         """Ask, and receive the head of the answer. The connection is not usable until ``receive_body`` has had the rest.

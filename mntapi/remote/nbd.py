@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from mntapi.blocks import check_range, merged, whole
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, Invalid, MntapiError, ReadFailed
 from mntapi.remote import nbd_protocol as nbd
 from mntapi.remote.dial import CONNECT_TIMEOUT_S, Connector, dial
@@ -183,13 +184,10 @@ def _connect(url: Url, connect: Connector, timeout_s: float) -> NbdConnection:
     """A negotiated connection; the time is for both, connecting and negotiating. Raises what these raise."""
     deadline = Deadline(min(timeout_s, CONNECT_TIMEOUT_S))
     wire = Wire(connect(url.endpoint))
-    try:
+    with closed_on_error(wire):
         wire.begin(deadline.left(CONNECT_TIMEOUT_S), limit=_MAX_HANDSHAKE)
         start_tls = functools.partial(wire.start_tls, tls_context(), url.tls_hostname) if url.is_encrypted else None
         export = negotiate(wire, url.export, start_tls)
-    except BaseException:
-        wire.close()
-        raise
     return NbdConnection(wire, export, timeout_s=timeout_s)
 
 

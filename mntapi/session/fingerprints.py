@@ -27,6 +27,7 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from mntapi.blocks import HostFile, read, read_clipped
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, MntapiError
 from mntapi.images.qcow2.create import MAX_NOTE, note_in
 from mntapi.images.qcow2.header import parse_header
@@ -179,11 +180,8 @@ def check_originals(image: Image, witness: Witness, options: OpenOptions) -> Ima
     Raises:
         Corrupt: one was changed (reason ``original-changed``).
     """
-    try:
+    with closed_on_error(image.blocks):
         found = [str(error) for error in _changed_originals(image, witness, options)]
-    except BaseException:
-        image.blocks.close()
-        raise
     if not found:
         return image
     accepted = "; ".join([*filter(None, [image.details.get("parent")]), *(f"taken as it is now: {one}" for one in found)])

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, Failed, MntapiError
 from mntapi.kernel.process import start_time
 from mntapi.kernel.spawn import spawn_detached
@@ -64,12 +65,8 @@ class Worker:
     def start(cls, command: Sequence[str], log: Path) -> Worker:
         """Start a worker program; ``command`` gets the descriptor of its socket as last argument."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = spawn_detached([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], log=log)
-            except BaseException:
-                ours.close()
-                raise
+        with theirs, closed_on_error(ours):
+            process = spawn_detached([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], log=log)
         return cls(process, Channel(ours), log)
 
     def open(

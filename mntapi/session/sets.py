@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mntapi.blocks import read_clipped
+from mntapi.closing import closed_on_error
 from mntapi.errors import Denied, MntapiError, NotFound, Unsupported
 from mntapi.images import ova
 from mntapi.images.formats import HEAD, Chain, open_image
@@ -175,9 +176,6 @@ def _open_archive(spec: DiskSpec, opener: Opener, options: OpenOptions) -> Itera
 
 def _open_member(spec: DiskSpec, name: str, opener: Opener, options: OpenOptions) -> Image:
     file = opener.open(spec.path)
-    try:
+    with closed_on_error(file):
         image = ova.open_disk(file, name, Chain(opener, options))
-    except BaseException:
-        file.close()
-        raise
     return replace(image, path=f"{image.path}:{name}")

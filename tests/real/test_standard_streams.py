@@ -29,6 +29,14 @@ def test_closed_streams_change_nothing(mntapi, disk: RealDisk, tmp_path: Path, c
     assert done.returncode == 4 and ("error:" in done.stderr) is ("2>" not in closed)
 
 
+@pytest.mark.parametrize("arguments", [("ls", "-R"), ("info",), ("info", "--json")], ids=" ".join)
+def test_what_nobody_gets_is_no_success(mntapi, disk: RealDisk, arguments: tuple[str, ...]) -> None:
+    done = by_shell(mntapi, ">&-", *arguments, disk.vmdk)
+    assert done.returncode == 1 and "standard output" in done.stderr and done.stderr.count("\n") == 2
+    file = by_shell(mntapi, ">&-", "cat", disk.vmdk, "/disk0p1/etc/hostname")
+    assert file.returncode == 1 and "cannot be written" in file.stderr and "Exception" not in file.stderr
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>/dev/full"])
 def test_a_mount_without_streams(mntapi, disk: RealDisk, target: Path, closed: str) -> None:

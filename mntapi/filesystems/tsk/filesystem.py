@@ -12,6 +12,7 @@ from typing import Any
 
 import pytsk3
 
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, NotFound, Unsupported
 from mntapi.filesystems.kinds import check_is_file, check_is_link
 from mntapi.filesystems.names import Folders, Listed, presentable
@@ -71,11 +72,8 @@ def open_filesystem(blocks: Blocks, signature: Signature) -> TskFileSystem:
     if traits is None:
         raise Unsupported(f"The Sleuth Kit does not read {signature.kind} here", reason="no-reader")
     session = Session(blocks, traits.type)
-    try:
+    with closed_on_error(session):
         return TskFileSystem(blocks, session, signature.kind)
-    except BaseException:
-        session.close()
-        raise
 
 
 class TskFileSystem:

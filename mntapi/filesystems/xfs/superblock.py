@@ -12,6 +12,7 @@ import enum
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mntapi.blocks import read
 from mntapi.crc32c import crc32c
@@ -146,6 +147,40 @@ def _is_sound(volume: Blocks, at: int, sector_size: int) -> bool:
     return crc32c(bytes(raw)) == int(stored)
 
 
+class _Stored(NamedTuple):
+    """The fields of ``_FIELDS``."""
+
+    magic: bytes
+    block_size: int
+    blocks: int
+    uuid: bytes
+    log_start: int
+    root: int
+    ag_blocks: int
+    ag_count: int
+    log_blocks: int
+    version: int
+    sector_size: int
+    inode_size: int
+    inodes_per_block: int
+    block_log: int
+    sector_log: int
+    inode_log: int
+    inodes_per_block_log: int
+    ag_block_log: int
+    in_progress: int
+    inodes: int
+    free_inodes: int
+    free_blocks: int
+    directory_log: int
+    features: int
+    bad_features: int
+    read_only_features: int
+    incompat: int
+    log_incompat: int
+    meta_uuid: bytes
+
+
 def parse_superblock(raw: bytes, at: int = 0) -> Superblock:
     """The superblock from its first ``SIZE`` bytes, which are those at byte ``at`` of the volume.
 
@@ -153,54 +188,57 @@ def parse_superblock(raw: bytes, at: int = 0) -> Superblock:
         Corrupt: its numbers contradict each other.
         Unsupported: a layout this version does not know.
     """
-    fields = _FIELDS.unpack_from(raw)
-    magic, block_size, blocks, uuid, log_start, root, ag_blocks, ag_count, log_blocks = fields[:9]
-    version, sector_size, inode_size, inodes_per_block = fields[9:13]
-    block_log, sector_log, inode_log, inodes_per_block_log, ag_block_log, in_progress = fields[13:19]
-    inodes, free_inodes, free_blocks, directory_log, features, bad_features, _, incompat = fields[19:27]
-    log_incompat, meta_uuid = fields[27:]
-    number = version & 0xF
-
-    expect = _expecting(at)
-    expect(magic == MAGIC, "magic number of a superblock", 0, magic)
-    _check_features(number, version, incompat, at)
-    expect(9 <= block_log <= 16 and block_size == 1 << block_log, "block size", 4, block_size)
-    expect(9 <= sector_log <= 15 and sector_size == 1 << sector_log, "sector size", 102, sector_size)
-    expect(8 <= inode_log <= 11 and inode_size == 1 << inode_log <= block_size, "inode size", 104, inode_size)
-    expect(
-        inodes_per_block == block_size // inode_size == 1 << inodes_per_block_log, "inodes in a block", 106, inodes_per_block
-    )
-    expect(ag_blocks > 1 and ag_block_log == (ag_blocks - 1).bit_length(), "size of an allocation group", 84, ag_blocks)
-    expect((ag_count - 1) * ag_blocks < blocks <= ag_count * ag_blocks, "number of blocks", 8, blocks)
-    expect(block_log + directory_log <= 16, "size of directory blocks", 192, directory_log)
-    expect(at > 0 or in_progress == 0, "state: its making was never finished", 126, in_progress)
-    if ag_count << ag_block_log + inodes_per_block_log > MAX_INODE:
-        raise Unsupported("an XFS with inode numbers too large", offset=at + 88, expected=f"at most {MAX_INODE}")
+    sb = _Stored(*_FIELDS.unpack_from(raw))
+    number = sb.version & 0xF
+    _check(sb, number, at)
     return Superblock(
         version=number,
-        block_size=block_size,
-        blocks=blocks,
-        uuid=meta_uuid if number == 5 and incompat & Incompat.META_UUID else uuid,
-        root=root,
-        volume_uuid=uuid,
-        ag_blocks=ag_blocks,
-        ag_count=ag_count,
-        ag_block_log=ag_block_log,
-        sector_size=sector_size,
-        inode_size=inode_size,
-        inodes_per_block_log=inodes_per_block_log,
-        log_start=log_start,
-        log_blocks=log_blocks if log_start else 0,
-        log_incompat=log_incompat if number == 5 else 0,
-        needs_repair=number == 5 and bool(incompat & Incompat.NEEDS_REPAIR),
-        has_lazy_counters=bool((features | bad_features) & LAZY_COUNTERS),
-        inodes=inodes,
-        free_inodes=free_inodes,
-        free_blocks=free_blocks,
-        directory_block_size=block_size << directory_log,
-        has_kinds=bool(incompat & Incompat.FTYPE) if number == 5 else bool((features | bad_features) & FTYPE2),
-        folds_case=bool(version & Version.BORG),
+        block_size=sb.block_size,
+        blocks=sb.blocks,
+        uuid=sb.meta_uuid if number == 5 and sb.incompat & Incompat.META_UUID else sb.uuid,
+        root=sb.root,
+        volume_uuid=sb.uuid,
+        ag_blocks=sb.ag_blocks,
+        ag_count=sb.ag_count,
+        ag_block_log=sb.ag_block_log,
+        sector_size=sb.sector_size,
+        inode_size=sb.inode_size,
+        inodes_per_block_log=sb.inodes_per_block_log,
+        log_start=sb.log_start,
+        log_blocks=sb.log_blocks if sb.log_start else 0,
+        log_incompat=sb.log_incompat if number == 5 else 0,
+        needs_repair=number == 5 and bool(sb.incompat & Incompat.NEEDS_REPAIR),
+        has_lazy_counters=bool((sb.features | sb.bad_features) & LAZY_COUNTERS),
+        inodes=sb.inodes,
+        free_inodes=sb.free_inodes,
+        free_blocks=sb.free_blocks,
+        directory_block_size=sb.block_size << sb.directory_log,
+        has_kinds=bool(sb.incompat & Incompat.FTYPE) if number == 5 else bool((sb.features | sb.bad_features) & FTYPE2),
+        folds_case=bool(sb.version & Version.BORG),
     )
+
+
+def _check(sb: _Stored, number: int, at: int) -> None:
+    expect = _expecting(at)
+    expect(sb.magic == MAGIC, "magic number of a superblock", 0, sb.magic)
+    _check_features(number, sb.version, sb.incompat, at)
+    expect(9 <= sb.block_log <= 16 and sb.block_size == 1 << sb.block_log, "block size", 4, sb.block_size)
+    expect(9 <= sb.sector_log <= 15 and sb.sector_size == 1 << sb.sector_log, "sector size", 102, sb.sector_size)
+    expect(8 <= sb.inode_log <= 11 and sb.inode_size == 1 << sb.inode_log <= sb.block_size, "inode size", 104, sb.inode_size)
+    expect(
+        sb.inodes_per_block == sb.block_size // sb.inode_size == 1 << sb.inodes_per_block_log,
+        "inodes in a block",
+        106,
+        sb.inodes_per_block,
+    )
+    expect(
+        sb.ag_blocks > 1 and sb.ag_block_log == (sb.ag_blocks - 1).bit_length(), "size of an allocation group", 84, sb.ag_blocks
+    )
+    expect((sb.ag_count - 1) * sb.ag_blocks < sb.blocks <= sb.ag_count * sb.ag_blocks, "number of blocks", 8, sb.blocks)
+    expect(sb.block_log + sb.directory_log <= 16, "size of directory blocks", 192, sb.directory_log)
+    expect(at > 0 or sb.in_progress == 0, "state: its making was never finished", 126, sb.in_progress)
+    if sb.ag_count << sb.ag_block_log + sb.inodes_per_block_log > MAX_INODE:
+        raise Unsupported("an XFS with inode numbers too large", offset=at + 88, expected=f"at most {MAX_INODE}")
 
 
 def _expecting(at: int) -> Callable[[bool, str, int, object], None]:

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from mntapi.blocks import read, read_clipped
+from mntapi.closing import closed_on_error
 from mntapi.errors import Corrupt, Invalid, NotFound, Unsupported
 from mntapi.images.ewf import sections
 from mntapi.images.ewf.casedata import MAX_PACKED, parse_case
@@ -139,13 +140,10 @@ def _open_segment(file: FileBlocks, number: int, chain: Chain) -> FileBlocks:
         segment = chain.open_file(name, file)
     except NotFound as error:
         raise NotFound(f"its segment {name} is missing", path=file.path, reason="segment-missing") from error
-    try:
+    with closed_on_error(segment):
         found = sections.parse_segment_number(read_clipped(segment, 0, sections.HEADER.size), segment.path)
         if found != number:
             raise Corrupt("is another segment", path=segment.path, offset=9, expected=number, found=found, reason="segment")
-    except BaseException:
-        segment.close()
-        raise
     return segment
 
 

@@ -140,20 +140,8 @@ def _open_backing(file: FileBlocks, header: Header, chain: Chain) -> Image | Non
             f"its backing file {name!a} is of a format that is not read", path=file.path, found=asked, reason="backing-format"
         )
     if wanted == RAW.name:
-        return _open_raw(named.path, file, chain)
+        return chain.open_raw_parent(named.path, file)
     return chain.open_parent(named.path, file, formats=[wanted] if wanted else known)
-
-
-def _open_raw(path: str, file: FileBlocks, chain: Chain) -> Image:
-    """A backing file the header says is raw: not looked into, for a guest may write any magic into its own disk."""
-    base = chain.open_parent_file(path, file)
-    try:
-        if base.path in (*chain.above, file.path):
-            raise Corrupt("the chain loops: this disk names itself as an ancestor", path=base.path, reason="chain-loop")
-        return RAW.load().open_image(base, chain)
-    except BaseException:
-        base.close()
-        raise
 
 
 def _named(name: str, file: FileBlocks) -> FileName:
