@@ -28,6 +28,9 @@ PROMISED |= {
     ".gz": "gzip",
     ".xz": "xz",
     ".zst": "zstd",
+    ".vmx": "VMware machine",
+    ".vbox": "VirtualBox machine",
+    ".ovf": "OVF",
 }
 """Suffix -> the format that a file of this name has."""
 UNREAD = {".bz2": "bzip2", ".lz4": "lz4", ".lzo": "lzop", ".lzma": "lzma", ".zip": "zip", ".7z": "7z", ".rar": "rar"}

@@ -147,8 +147,18 @@ class DiskSet:
             looked_at = [
                 volume for volume in self.volumes if not isinstance(self._filesystems.get(volume.id), MntapiError | None)
             ]
-            found = {volume.name: self.content(volume) for volume in looked_at}
-        return {name: content.reason or "" for name, content in found.items() if content.state is VolumeState.DIRTY}
+            found = {volume.name: self._unreplayed(volume) for volume in looked_at}
+        return {name: reason for name, reason in found.items() if reason is not None}
+
+    def _unreplayed(self, volume: Volume) -> str | None:
+        """Of an open file system; also where the state of the volume says something worse than that it is dirty."""
+        content = self.content(volume)
+        if content.state is VolumeState.DIRTY:
+            return content.reason or ""
+        if content.signature is None or not content.signature.dirty:
+            return None
+        filesystem = self.filesystem(volume)
+        return filesystem.unreplayed if isinstance(filesystem, Replaying) else content.signature.dirty
 
     def _open_filesystem(self, volume: Volume) -> FileSystem | MntapiError:
         content = self.content(volume)

@@ -78,6 +78,16 @@ def test_what_is_told(unpacked: dict[str, list[Path]]) -> None:
         assert "small01" in names and "renamed" not in names
 
 
+def test_it_is_told_of_a_set_that_lacks_a_device_too(unpacked: dict[str, list[Path]]) -> None:
+    """Its state is worse than dirty, and the newest names are missing all the same."""
+    for name, is_told in (("folders", True), ("log", False)):
+        with mntapi.open_disks(str(unpacked[name][0])) as disks:
+            (volume,) = (one for one in disks.volumes if one.kind == "btrfs")
+            assert disks.content(volume).state is VolumeState.INCOMPLETE
+            disks.filesystem(volume)
+            assert (volume.name in disks.unreplayed()) is is_told
+
+
 def test_a_damaged_log_is_told(devices: list[HostFile]) -> None:
     """On both devices. The last commit is there without it."""
     fs = open_btrfs(devices)

@@ -142,6 +142,7 @@ def test_a_backing_file_of_no_told_format(tmp_path: Path) -> None:
         ("/b/a.vmdk.d/disk", None),
         ("/b/.vmdk", None),
         ("/b/a-FLAT.VMDK", None),
+        ("/b/a.vmx", "VMware machine"),
     ],
 )
 def test_what_a_name_promises(path: str, format_: str | None) -> None:
