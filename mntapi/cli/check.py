@@ -49,7 +49,8 @@ def command(disks: SetArguments, data: bool, as_json: bool) -> int:
         counts = {"errors": found[Severity.ERROR], "leaks": found[Severity.LEAK], "notes": found[Severity.NOTE]}
         emit_json({"faults": [asdict(fault) for fault in listed], **counts})
     elif found[Severity.ERROR]:
-        complain(f"{found[Severity.ERROR]} faults")
+        count = found[Severity.ERROR]
+        complain(f"{count} fault{'' if count == 1 else 's'}")
     return FAULTY if found[Severity.ERROR] else 0
 
 

@@ -211,7 +211,7 @@ def test_a_set_with_a_fault(tmp_path: Path, capfdbinary: pytest.CaptureFixture[b
     assert run(top) == 3
     captured = capfdbinary.readouterr()
     text = f"{tmp_path}/top-flat.vmdk: the extent is cut off: it ends at 4096, the file at 1024 (at byte 1024)"
-    assert captured.out.decode() == text + "\n" and captured.err.decode() == "1 faults\n"
+    assert captured.out.decode() == text + "\n" and captured.err.decode() == "1 fault\n"
     assert run(top, "--json") == 3
     found = json.loads(capfdbinary.readouterr().out)
     assert found == {
@@ -367,6 +367,19 @@ def test_a_packed_disk_that_cannot_be_opened_is_checked(tmp_path: Path, monkeypa
         deep = gzip.compress(deep)
     path.write_bytes(deep)
     assert any("inside one another" in fault.what for fault in check(path))
+
+
+@pytest.mark.parametrize("pack", PACKERS[:2])
+@pytest.mark.parametrize("cut", [1, 8, 20])
+def test_a_packed_disk_without_its_end(
+    pack: Callable[[bytes], bytes], cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of what is inside can be read and opened: all the same it is the packed file that has the fault."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "disk.qcow2.packed"
+    path.write_bytes(pack(leaking(tmp_path / "disk.qcow2").read_bytes())[:-cut])
+    assert run(path) == 3
+    assert str(path) in {fault.path for fault in check(path)}
 
 
 def test_an_ova_in_a_packed_file_is_only_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

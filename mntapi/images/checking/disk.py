@@ -6,7 +6,7 @@ if asked for, every byte. Where a format keeps checksums of its data, they are a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import pairwise
@@ -113,7 +113,11 @@ def _chain_faults(chain: Sequence[Link], opener: Opener, options: OpenOptions) -
     number = 0
     while number < len(chain):
         if chain[number].format in CONTAINERS:
-            number += yield from _container_faults(chain[number], opener, options)
+            container = chain[number]
+            yield from _container_faults(container, opener, options)
+            number += 1
+            while number < len(chain) and _is_checked_with(container, chain[number]):
+                number += 1
         elif chain[number].format == ova.FORMAT:  # inside another container: what else is in it may belong to the disk
             what = "the disk inside was opened, and its tables not checked: unpack it for that"
             yield Fault(chain[number].file, None, what, Severity.NOTE)
@@ -123,22 +127,25 @@ def _chain_faults(chain: Sequence[Link], opener: Opener, options: OpenOptions) -
             number += 1
 
 
-def _container_faults(link: Link, opener: Opener, options: OpenOptions) -> Generator[Fault, None, int]:
-    """The faults of what is inside; returns how many links of the chain that was, with the container's own."""
+def _is_checked_with(container: Link, link: Link) -> bool:
+    """Whether a link is what ``_container_faults`` looked at, however far it came."""
+    return link.file.startswith(f"{container.file}:") and link.format != ova.FORMAT
+
+
+def _container_faults(link: Link, opener: Opener, options: OpenOptions) -> Iterator[Fault]:
+    """The faults of what is inside."""
     content: FileBlocks = opener.open(link.file)
-    format_, depth = link.format, 0
+    format_ = link.format
     inside = Chain(opener, options, contents_only=True)
     try:
         while format_ in CONTAINERS:  # ends: ``open_inside`` allows three
             content = cast(FileBlocks, named(format_).load().open_image(content, inside).blocks)
             format_ = detect(content).name
-            depth += 1
         yield from _file_faults(content, format_, Chain(opener, options))
     except MntapiError as error:
         yield Fault.of(error, link.file)
     finally:
         content.close()
-    return depth if format_ == ova.FORMAT else depth + 1
 
 
 def _parent_faults(chain: Sequence[Link], opener: Opener, options: OpenOptions) -> Iterator[Fault]:
